@@ -1,0 +1,51 @@
+"""Draws from p(x | y): a pretrained prior, a forward operator, and an uncertainty map that can be trusted."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "Ancestral": "integrators",
+    "DDIM": "integrators",
+    "DPMSolver2M": "integrators",
+    "DPS": "samplers.guided",
+    "Draws": "draws",
+    "GaussianBridge": "samplers.guided",
+    "GaussianLikelihood": "likelihoods",
+    "GaussianPrior": "priors.analytic",
+    "Guided": "samplers.guided",
+    "Heun": "integrators",
+    "Karras": "schedules",
+    "LogUniform": "schedules",
+    "MMPS": "samplers.guided",
+    "NetworkPrior": "priors.network",
+    "PiGDM": "samplers.guided",
+    "Prior": "priors.base",
+    "Progress": "driver",
+    "SamplingError": "driver",
+    "bundled_priors": "priors.loading",
+    "exact_posterior": "exact",
+    "load_draws": "draws",
+    "load_prior": "priors.loading",
+    "sample": "driver",
+    "save_prior": "priors.loading",
+}
+
+__all__ = sorted([*_PUBLIC, "__version__"])
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("posterior")
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'posterior' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"posterior.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

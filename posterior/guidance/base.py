@@ -1,0 +1,38 @@
+"""Guidance turns a prior's denoiser into a posterior denoiser, E[x0 | x_sigma, y]."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from posterior.integrators import Estimate, Noise
+from posterior.problem import Problem
+
+
+class Guidance(ABC):
+    """One way to condition a denoiser on data."""
+
+    @abstractmethod
+    def __call__(self, problem: Problem, x: Tensor, sigma: float, step: tuple[float, float]) -> Estimate:
+        """x0 given x_sigma and y.
+
+        Args:
+            problem: Prior and likelihood.
+            x: Noised fields (B, *event), standardised coordinates.
+            sigma: Their noise level.
+            step: The noise levels between which the integrator is stepping.
+        """
+
+    def start(self, problem: Problem, sigma: float, noise: Noise) -> Tensor:
+        """Fields at the first noise level: draws of the noised prior, Gaussian at ``sigma`` = sigma_max.
+
+        A prior with a reference Gaussian is started from N(mu, C + sigma^2 I), others from N(0, (rms^2 + sigma^2) I).
+        """
+        z = noise()
+        reference = problem.prior.reference
+        if reference is None:
+            return (problem.prior.rms**2 + sigma**2) ** 0.5 * z
+        mean = reference.mean(problem.event_shape)
+        mean = mean.to(z) if isinstance(mean, Tensor) else mean
+        return mean + reference.covariance(problem.event_shape).plus_white(sigma**2).sqrt(z)

@@ -1,0 +1,169 @@
+"""Integrators: from sigma to sigma' < sigma, given a denoiser.
+
+In the one coordinate the probability-flow ODE is dx/dsigma = (x - D(x, sigma)) / sigma, and every step below is a way
+to follow it, or the reverse-time SDE with the same marginals. None of them knows about likelihoods.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+class Noise(Protocol):
+    """White noise, one independent stream for each draw of the batch."""
+
+    def __call__(self, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Standard normal (B, *shape); the shape of one field where None."""
+        ...
+
+
+class Estimate:
+    """What a denoiser says of x0 given x (and y): its mean and, where a covariance is known, a way to draw it.
+
+    Args:
+        mean: E[x0 | x], (B, *event), or a function that computes it when first asked.
+        draw: Called with a source of noise, returns draws of x0 given x; None where no covariance is known.
+    """
+
+    def __init__(self, mean: Tensor | Callable[[], Tensor], draw: Callable[[Noise], Tensor] | None = None) -> None:
+        self._mean = mean
+        self.draw = draw
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x0 | x]."""
+        if callable(self._mean):
+            self._mean = self._mean()
+        return self._mean
+
+
+Denoiser = Callable[[Tensor, float, tuple[float, float]], Estimate]
+
+
+class Integrator(ABC):
+    """One step from sigma to sigma'.
+
+    Attributes:
+        order: Order of the global error in the step size, for the deterministic part.
+        calls: Denoiser calls in a step.
+    """
+
+    order: int = 1
+    calls: int = 1
+
+    @abstractmethod
+    def step(
+        self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float, noise: Noise, memory: Any
+    ) -> tuple[Tensor, Any]:
+        """Move ``x`` (B, *event) from ``sigma`` to ``sigma_next``.
+
+        Args:
+            denoiser: ``denoiser(x, level, (sigma, sigma_next))``: x0 given ``x`` at noise ``level``, on this step.
+            x: The noised fields.
+            sigma: Present noise level.
+            sigma_next: The next, smaller; may be 0.
+            noise: Source of white noise of the shape of ``x``.
+            memory: What the last step handed on; None at the first.
+
+        Returns:
+            The fields at ``sigma_next`` and the memory for the next step.
+        """
+
+
+@dataclass(frozen=True)
+class DDIM(Integrator):
+    """Song, Meng, Ermon. Denoising diffusion implicit models. 2020. arXiv:2010.02502.
+
+    x' = D + sqrt(sigma'^2 - s^2) / sigma (x - D) + s z with s = eta sigma' sqrt(1 - sigma'^2 / sigma^2).
+
+    Args:
+        eta: 0 is an Euler step of the probability-flow ODE, 1 the ancestral step.
+    """
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"DDIM: eta must be between 0 and 1, got {self.eta}")
+
+    def step(
+        self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float, noise: Noise, memory: Any
+    ) -> tuple[Tensor, Any]:
+        """See `Integrator.step`."""
+        mean = denoiser(x, sigma, (sigma, sigma_next)).mean
+        s = self.eta * sigma_next * math.sqrt(1 - (sigma_next / sigma) ** 2)
+        x = mean + math.sqrt(sigma_next**2 - s**2) / sigma * (x - mean)
+        return (x + s * noise() if s > 0 else x), None
+
+
+@dataclass(frozen=True)
+class Ancestral(Integrator):
+    """The bridge from x_sigma to x_sigma' through a value of x0.
+
+    p(x' | x, x0) = N(r x + (1 - r) x0, sigma'^2 (1 - r)), r = (sigma' / sigma)^2. Where the denoiser can draw x0
+    given x the draw is used, which makes the transition exact at any step size; elsewhere its mean is (DDPM; Ho, Jain,
+    Abbeel 2020, arXiv:2006.11239), which loses the variance of x0 given x.
+    """
+
+    def step(
+        self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float, noise: Noise, memory: Any
+    ) -> tuple[Tensor, Any]:
+        """See `Integrator.step`."""
+        estimate = denoiser(x, sigma, (sigma, sigma_next))
+        x0 = estimate.mean if estimate.draw is None else estimate.draw(noise)
+        r = (sigma_next / sigma) ** 2
+        x = r * x + (1 - r) * x0
+        return (x + sigma_next * math.sqrt(1 - r) * noise() if sigma_next > 0 else x), None
+
+
+@dataclass(frozen=True)
+class Heun(Integrator):
+    """Second-order trapezoidal step of the probability-flow ODE (Karras et al. 2022, arXiv:2206.00364, algorithm 1)."""
+
+    order = 2
+    calls = 2
+
+    def step(
+        self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float, noise: Noise, memory: Any
+    ) -> tuple[Tensor, Any]:
+        """See `Integrator.step`; the last step, to sigma' = 0, is an Euler step."""
+        slope = (x - denoiser(x, sigma, (sigma, sigma_next)).mean) / sigma
+        euler = x + (sigma_next - sigma) * slope
+        if sigma_next == 0:
+            return euler, None
+        again = (euler - denoiser(euler, sigma_next, (sigma, sigma_next)).mean) / sigma_next
+        return x + (sigma_next - sigma) * (slope + again) / 2, None
+
+
+@dataclass(frozen=True)
+class DPMSolver2M(Integrator):
+    """DPM-Solver++(2M), a two-step method with one call a step.
+
+    With h = log(sigma / sigma') and the last step's D_, h_:
+    x' = (sigma'/sigma) x + (1 - sigma'/sigma) ((1 + h / (2 h_)) D - h / (2 h_) D_).
+
+    References:
+        Lu, Zhou, Bao, Chen, Li, Zhu. DPM-Solver++. 2022. arXiv:2211.01095.
+    """
+
+    order = 2
+
+    def step(
+        self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float, noise: Noise, memory: Any
+    ) -> tuple[Tensor, Any]:
+        """See `Integrator.step`; the first step and the last, to sigma' = 0, are of first order."""
+        mean = denoiser(x, sigma, (sigma, sigma_next)).mean
+        if sigma_next == 0:
+            return mean, None
+        h = math.log(sigma / sigma_next)
+        ahead = mean
+        if memory is not None:
+            before, h_before = memory
+            ahead = mean + h / (2 * h_before) * (mean - before)
+        r = sigma_next / sigma
+        return r * x + (1 - r) * ahead, (mean, h)

@@ -1,0 +1,1 @@
+"""Reading and writing: the registry of datasets, file formats."""

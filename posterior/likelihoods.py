@@ -1,0 +1,201 @@
+"""Likelihoods p(y | x): operator, data and noise model, all in physical units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from posterior.priors.base import Affine
+
+if TYPE_CHECKING:
+    from deepinv.physics import Physics
+
+
+def real_view(v: Tensor) -> Tensor:
+    """Complex tensors as real ones with a trailing axis (re, im); real tensors as they are."""
+    return torch.view_as_real(v) if v.is_complex() else v
+
+
+@dataclass(frozen=True)
+class Linearisation:
+    """The operator near one batch of fields: A(z + dz) = prediction + jvp(dz), with vjp its transpose."""
+
+    prediction: Tensor
+    jvp: Callable[[Tensor], Tensor]
+    vjp: Callable[[Tensor], Tensor]
+
+
+class ForwardModel:
+    """An operator as samplers see it: real tensors, standardised coordinates, its transpose at hand.
+
+    Args:
+        physics: Any `deepinv.physics.Physics`; its noise model is never used.
+        affine: Standardised to physical coordinates of the field.
+        complex_data: Whether the operator's output is complex; it is then seen as (..., re, im).
+    """
+
+    def __init__(self, physics: Physics, affine: Affine, complex_data: bool) -> None:
+        from deepinv.physics import LinearPhysics
+
+        self.physics = physics
+        self.affine = affine
+        self.complex_data = complex_data
+        self.linear = isinstance(physics, LinearPhysics)
+
+    def predict(self, z: Tensor) -> Tensor:
+        """A of the physical field, (B, *range)."""
+        return real_view(self.physics.A(self.affine.to_physical(z)))
+
+    def apply(self, z: Tensor) -> Tensor:
+        """The linear part, A(scale z); for linear operators only."""
+        return real_view(self.physics.A(self.affine.scale_like(z) * z))
+
+    def transpose(self, u: Tensor) -> Tensor:
+        """scale A^T u; for linear operators only."""
+        u = torch.view_as_complex(u.contiguous()) if self.complex_data else u
+        v = self.physics.A_adjoint(u)
+        return self.affine.scale_like(v) * v
+
+    def normal(self, z: Tensor) -> Tensor:
+        """scale A^T A (scale z), through the operator's own short cut where it has one."""
+        v = self.physics.A_adjoint_A(self.affine.scale_like(z) * z)
+        return self.affine.scale_like(v) * v
+
+    def linearise(self, z: Tensor) -> Linearisation:
+        """The operator near ``z``: itself where it is linear, its derivative by autograd where it is not."""
+        if self.linear:
+            return Linearisation(self.predict(z), self.apply, self.transpose)
+        prediction, vjp = torch.func.vjp(self.predict, z)
+        return Linearisation(
+            prediction,
+            lambda dz: torch.func.jvp(self.predict, (z,), (dz,))[1],
+            lambda u: vjp(u)[0],
+        )
+
+
+class GaussianLikelihood:
+    """p(y | x) = N(y; A(x), diag(sigma^2)).
+
+    Args:
+        operator: A `deepinv.physics.Physics` or one of `operators`; called as ``operator.A(x)``, noiseless.
+        y: Data, shape (1, *range), units of the instrument. Entries that the operator cannot reach (off a
+            sampling mask) count for nothing.
+        sigma: Noise standard deviation in the units of ``y``: a number or a tensor that broadcasts to ``y``. For
+            complex data, that of the real and of the imaginary part.
+
+    Raises:
+        ValueError: If ``y`` is empty, not finite, or has a batch larger than one; if ``sigma`` is not positive and
+            finite or does not broadcast.
+        TypeError: If ``operator`` is not a deepinv Physics or ``y`` is not a floating tensor.
+    """
+
+    def __init__(self, operator: Physics, y: Tensor, sigma: Tensor | float) -> None:
+        if not hasattr(operator, "A"):
+            raise TypeError(f"GaussianLikelihood: operator is a {type(operator).__name__}; wanted a deepinv Physics")
+        if not isinstance(y, Tensor) or not (y.is_floating_point() or y.is_complex()):
+            raise TypeError(f"GaussianLikelihood: y is {_describe(y)}; wanted a floating or complex tensor")
+        if y.ndim < 2 or y.shape[0] != 1 or y.numel() == 0:
+            raise ValueError(f"GaussianLikelihood: y has shape {tuple(y.shape)}; wanted (1, *range), one observation")
+        if not torch.isfinite(y).all():
+            bad = int((~torch.isfinite(y)).sum())
+            raise ValueError(f"GaussianLikelihood: y has {bad} values that are NaN or infinite")
+        scale = torch.as_tensor(sigma, dtype=real_view(y).dtype, device=y.device)
+        if not (torch.isfinite(scale).all() and (scale > 0).all()):
+            raise ValueError(f"GaussianLikelihood: sigma must be positive and finite, got {_describe(sigma)}")
+        try:
+            full = torch.broadcast_shapes(scale.shape, y.shape)
+        except RuntimeError:
+            full = None
+        if full != y.shape:
+            raise ValueError(f"GaussianLikelihood: sigma of shape {tuple(scale.shape)} does not broadcast to y, {tuple(y.shape)}")
+        self.operator = operator
+        self.y = y
+        self.sigma = scale
+        if y.is_complex():
+            self._std = scale[..., None] if scale.ndim else scale
+        else:
+            self._std = scale
+
+    def check(self, event_shape: tuple[int, ...]) -> None:
+        """Raise ValueError unless the operator takes such fields and gives data of the shape of ``y``."""
+        name = type(self.operator).__name__
+        zeros = torch.zeros(1, *event_shape, dtype=real_view(self.y).dtype, device=self.y.device)
+        try:
+            out = self.operator.A(zeros)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise ValueError(f"operator {name} does not take a field of shape {tuple(event_shape)}: {error}") from error
+        if not isinstance(out, Tensor) or out.shape != self.y.shape or out.is_complex() != self.y.is_complex():
+            raise ValueError(f"operator {name} gives {_describe(out)}, but y is {_describe(self.y)}")
+
+    def in_standard(self, affine: Affine, event_shape: tuple[int, ...]) -> StandardLikelihood:
+        """The same likelihood as a function of standardised coordinates."""
+        model = ForwardModel(self.operator, affine, self.y.is_complex())
+        y = real_view(self.y)
+        variance = (self._std**2).expand(y.shape)
+        reach = torch.ones_like(y, dtype=torch.bool)
+        if model.linear:
+            # A generic field shows which data the operator can reach; what it cannot is no measurement.
+            g = torch.Generator().manual_seed(0)
+            probe = torch.randn(1, *event_shape, generator=g).to(y)
+            reach = model.apply(probe) != 0
+        return StandardLikelihood(model, y, variance, reach)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(y | x) for physical fields ``x`` (B, *event), shape (B,)."""
+        return self.in_standard(Affine(), tuple(x.shape[1:])).log_prob(x)
+
+    def __repr__(self) -> str:
+        sigma = f"{float(self.sigma):.4g}" if self.sigma.ndim == 0 else f"tensor{tuple(self.sigma.shape)}"
+        return f"GaussianLikelihood({type(self.operator).__name__}, y{tuple(self.y.shape)}, sigma={sigma})"
+
+
+@dataclass(frozen=True)
+class StandardLikelihood:
+    """A Gaussian likelihood of standardised fields, all in real tensors.
+
+    Args:
+        model: The operator.
+        y: Data (1, *range).
+        variance: Noise variance, shape of ``y``.
+        reach: Which data are measurements, shape of ``y``.
+    """
+
+    model: ForwardModel
+    y: Tensor
+    variance: Tensor
+    reach: Tensor
+
+    @property
+    def count(self) -> int:
+        """Number of (real) measurements."""
+        return int(self.reach.sum())
+
+    def residual(self, z: Tensor) -> Tensor:
+        """y - A(z) on the measurements, zero elsewhere."""
+        return (self.y - self.model.predict(z)) * self.reach
+
+    def chi_square(self, z: Tensor) -> Tensor:
+        """Normalised residual ||y - A(z)||^2 / (m sigma^2), (B,): 1 where the noise explains it."""
+        return (self.residual(z) ** 2 / self.variance).flatten(1).sum(1) / max(self.count, 1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p(y | z), (B,)."""
+        constant = torch.where(self.reach, torch.log(2 * math.pi * self.variance), 0.0).sum()
+        return -0.5 * ((self.residual(z) ** 2 / self.variance).flatten(1).sum(1) + constant)
+
+    def to(self, dtype: torch.dtype) -> StandardLikelihood:
+        """Data and noise in another precision; the operator follows its input."""
+        return StandardLikelihood(self.model, self.y.to(dtype), self.variance.to(dtype), self.reach)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        if value.numel() == 1:
+            return f"{float(value.real):.4g}"
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    return repr(value) if isinstance(value, int | float) else f"a {type(value).__name__}"

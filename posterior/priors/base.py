@@ -1,0 +1,110 @@
+"""What a prior is: a denoiser in one coordinate, with its own coordinates and units."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from posterior.priors.reference import Reference
+
+
+@dataclass(frozen=True)
+class Affine:
+    """The one map between standardised coordinates z and physical units x: ``x = shift + scale * z``.
+
+    Args:
+        scale: Positive number or tensor that broadcasts to an event.
+        shift: Number or tensor that broadcasts to an event, physical units.
+    """
+
+    scale: Tensor | float = 1.0
+    shift: Tensor | float = 0.0
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether standardised and physical coordinates are the same."""
+        return bool((torch.as_tensor(self.scale) == 1).all() and (torch.as_tensor(self.shift) == 0).all())
+
+    def to_physical(self, z: Tensor) -> Tensor:
+        """Standardised to physical."""
+        return _like(self.shift, z) + _like(self.scale, z) * z
+
+    def to_standard(self, x: Tensor) -> Tensor:
+        """Physical to standardised."""
+        return (x - _like(self.shift, x)) / _like(self.scale, x)
+
+    def scale_like(self, z: Tensor) -> Tensor | float:
+        """The scale as something that multiplies ``z``."""
+        return _like(self.scale, z)
+
+
+def _like(value: Tensor | float, x: Tensor) -> Tensor | float:
+    return value.to(x) if isinstance(value, Tensor) else value
+
+
+def column(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """``sigma``, a number, () or (B,), as (B or 1, 1, ..., 1) that broadcasts over the batch ``x``."""
+    s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    if s.ndim > 1 or (s.ndim == 1 and s.shape[0] not in (1, x.shape[0])):
+        raise ValueError(f"sigma has shape {tuple(s.shape)}; wanted () or ({x.shape[0]},)")
+    return s.reshape(-1, *[1] * (x.ndim - 1))
+
+
+class Prior(ABC):
+    """A prior p(x0), known through its denoiser D(x, sigma) = E[x0 | x0 + sigma eps = x], eps ~ N(0, I).
+
+    The score of the noised prior is (D - x) / sigma^2 and Cov[x0 | x] = sigma^2 dD/dx (Tweedie; Efron 2011).
+    Samplers work in standardised coordinates; `affine` maps these to physical units.
+
+    Attributes:
+        event_shape: Shape of one field; None where any size goes (fully convolutional networks).
+        affine: Standardised to physical coordinates.
+        units: Units of the physical field, "1" where it has none.
+        rms: Root-mean-square deviation of one standardised coordinate, about 1 for trained priors.
+        sigma_min: Noise level below which x and D(x, sigma) are taken to agree.
+        sigma_max: Noise level at which the noised prior is Gaussian for all purposes.
+        reference: The reference Gaussian, or None.
+        name: What errors and saved files call this prior.
+    """
+
+    event_shape: tuple[int | None, ...]
+    affine: Affine = Affine()
+    units: str = "1"
+    rms: float = 1.0
+    sigma_min: float = 2e-3
+    sigma_max: float = 100.0
+    reference: Reference | None = None
+    name: str = "prior"
+
+    @abstractmethod
+    def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """E[x0 | x0 + sigma eps = x].
+
+        Args:
+            x: Noised fields, standardised coordinates, shape (B, *event).
+            sigma: Noise standard deviation, () or (B,).
+
+        Returns:
+            Tensor of the shape of ``x``.
+        """
+
+    def score(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """Gradient of the log-density of the noised prior, (D(x, sigma) - x) / sigma^2; shapes as `denoise`."""
+        return (self.denoise(x, sigma) - x) / column(sigma, x) ** 2
+
+    def check_event(self, event_shape: tuple[int, ...], owner: str = "prior") -> None:
+        """Raise ValueError unless a field of this shape is one of the prior's."""
+        fits = len(event_shape) == len(self.event_shape) and all(
+            want is None or want == got for want, got in zip(self.event_shape, event_shape, strict=True)
+        )
+        if not fits:
+            want = tuple("any" if n is None else n for n in self.event_shape)
+            raise ValueError(f"{owner} '{self.name}': got a field of shape {tuple(event_shape)}, wanted {want}")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r}, event_shape={self.event_shape}, units={self.units!r})"

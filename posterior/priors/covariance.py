@@ -1,0 +1,154 @@
+"""Covariances that are diagonal in a stated basis.
+
+Everything a sampler asks of a Gaussian reference is a function of eigenvalues: with ``C = B diag(l) B^T`` and
+``B`` orthonormal, ``C v``, ``C^(1/2) v`` and the covariance of x0 given x_sigma,
+
+    C_sigma = (C^-1 + sigma^-2 I)^-1 = B diag(l sigma^2 / (l + sigma^2)) B^T,
+
+all cost one change of basis and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FourierBasis:
+    """Orthonormal discrete Fourier basis over the last ``ndim`` axes: the eigenbasis of stationary fields.
+
+    The fields are real, so eigenvalues must be symmetric under f -> -f; `Covariance` symmetrises nothing.
+    """
+
+    ndim: int = 2
+
+    def analyse(self, v: Tensor) -> Tensor:
+        """Coefficients of ``v``: the half spectrum of a real field."""
+        return torch.fft.rfftn(v, dim=tuple(range(-self.ndim, 0)), norm="ortho")
+
+    def synthesise(self, c: Tensor, shape: torch.Size) -> Tensor:
+        """The field of given coefficients; ``shape`` is that of the field."""
+        dims = tuple(range(-self.ndim, 0))
+        return torch.fft.irfftn(c, s=shape[-self.ndim :], dim=dims, norm="ortho")
+
+    def fold(self, eigenvalues: Tensor) -> Tensor:
+        """Eigenvalues on the full frequency grid, cut to the half that `analyse` returns."""
+        return eigenvalues[..., : eigenvalues.shape[-1] // 2 + 1]
+
+
+@dataclass(frozen=True)
+class EigenBasis:
+    """Explicit orthonormal basis: ``vectors`` is (n, n), eigenvectors in columns, over the flattened event."""
+
+    vectors: Tensor
+
+    def analyse(self, v: Tensor) -> Tensor:
+        """Coefficients of ``v``, shape (B, n)."""
+        return v.flatten(1) @ self.vectors.to(v)
+
+    def synthesise(self, c: Tensor, shape: torch.Size) -> Tensor:
+        """The field of given coefficients; ``shape`` is that of the field."""
+        return (c @ self.vectors.to(c).T).reshape(shape)
+
+    def fold(self, eigenvalues: Tensor) -> Tensor:
+        """Eigenvalues as they are: one for each basis vector."""
+        return eigenvalues
+
+
+Basis = FourierBasis | EigenBasis
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """C = B diag(eigenvalues) B^T acting on batches of fields (B, *event).
+
+    Args:
+        basis: The orthonormal basis B.
+        eigenvalues: Non-negative; on the full frequency grid (broadcastable to the event) for `FourierBasis`,
+            shape (n,) for `EigenBasis`. Units: those of the field, squared.
+    """
+
+    basis: Basis
+    eigenvalues: Tensor
+
+    def function(self, v: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+        """``B diag(f(eigenvalues)) B^T v`` for fields ``v`` of shape (B, *event)."""
+        weights = f(self.basis.fold(self.eigenvalues)).to(v)
+        return self.basis.synthesise(weights * self.basis.analyse(v), v.shape)
+
+    def apply(self, v: Tensor) -> Tensor:
+        """``C v``."""
+        return self.function(v, lambda e: e)
+
+    def sqrt(self, v: Tensor) -> Tensor:
+        """``C^(1/2) v``: turns white noise into a draw of N(0, C)."""
+        return self.function(v, torch.sqrt)
+
+    def given(self, sigma: Tensor | float) -> Covariance:
+        """Covariance of x0 given x0 + sigma eps; ``sigma`` a scalar."""
+        s2 = torch.as_tensor(sigma, dtype=self.eigenvalues.dtype) ** 2
+        return Covariance(self.basis, self.eigenvalues * s2 / (self.eigenvalues + s2).clamp_min(1e-30))
+
+    def plus_white(self, variance: Tensor | float) -> Covariance:
+        """``C + variance I``."""
+        return Covariance(self.basis, self.eigenvalues + variance)
+
+    def scaled(self, factor: Tensor | float) -> Covariance:
+        """``factor C``."""
+        return Covariance(self.basis, self.eigenvalues * factor)
+
+    @property
+    def mean_variance(self) -> float:
+        """trace(C) / n: the variance of one coordinate, averaged over coordinates."""
+        return float(self.eigenvalues.mean())
+
+    @property
+    def max_variance(self) -> float:
+        """Largest eigenvalue."""
+        return float(self.eigenvalues.max())
+
+
+def covariance_of(event_shape: tuple[int, ...], cov: Tensor) -> Covariance:
+    """A `Covariance` from what users hold: a dense matrix or a stationary spectrum.
+
+    Args:
+        event_shape: Shape of one field.
+        cov: Either (n, n) with n = prod(event_shape), symmetric positive semi-definite, or the spectrum of a
+            stationary field: the variance of each coefficient of the orthonormal FFT over the spectrum's own
+            axes, which must be the last axes of the event.
+
+    Returns:
+        The covariance, in float64.
+
+    Raises:
+        ValueError: If the shape fits neither form, the matrix is not symmetric positive semi-definite, or the
+            spectrum is negative or not symmetric under f -> -f.
+    """
+    cov = torch.as_tensor(cov).detach().to(torch.float64)
+    n = int(torch.Size(event_shape).numel())
+    if not torch.isfinite(cov).all():
+        raise ValueError("GaussianPrior: cov has values that are not finite")
+    if tuple(cov.shape) == (n, n):
+        if not torch.allclose(cov, cov.T, rtol=1e-5, atol=1e-8 * float(cov.abs().max())):
+            raise ValueError("GaussianPrior: cov is a matrix that is not symmetric")
+        values, vectors = torch.linalg.eigh((cov + cov.T) / 2)
+        if values.min() < -1e-6 * values.abs().max():
+            raise ValueError(f"GaussianPrior: cov has a negative eigenvalue, {float(values.min()):.3g}")
+        return Covariance(EigenBasis(vectors), values.clamp_min(0))
+    if 1 <= cov.ndim <= len(event_shape) and tuple(cov.shape) == tuple(event_shape[-cov.ndim :]):
+        ndim = min(cov.ndim, 2) if len(event_shape) > 1 else 1
+        dims = tuple(range(-ndim, 0))
+        mirrored = torch.roll(cov.flip(dims), shifts=(1,) * ndim, dims=dims)
+        if cov.min() < 0:
+            raise ValueError(f"GaussianPrior: the spectrum has a negative value, {float(cov.min()):.3g}")
+        if not torch.allclose(cov, mirrored, rtol=1e-4, atol=1e-8 * float(cov.abs().max())):
+            raise ValueError("GaussianPrior: the spectrum is not symmetric under f -> -f, so no real field has it")
+        return Covariance(FourierBasis(ndim), cov)
+    raise ValueError(
+        f"GaussianPrior: cov has shape {tuple(cov.shape)}; wanted ({n}, {n}) for a matrix, or the event shape "
+        f"{tuple(event_shape)} (or its last axes) for a stationary spectrum"
+    )

@@ -1,0 +1,84 @@
+"""Priors that are neural networks: a diffusers `UNet2DModel` behind the one coordinate."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posterior.priors.base import Affine, Prior
+from posterior.priors.parameterisations import Parameterisation
+from posterior.priors.reference import Reference
+
+
+class NetworkPrior(Prior):
+    """A trained network as a prior.
+
+    Args:
+        network: Module with diffusers' call ``network(inputs, time).sample`` or a plain ``network(inputs, time)``.
+            It is used as it is, in evaluation mode.
+        parameterisation: What the network predicts.
+        event_shape: (C, H, W); H and W None for fully convolutional networks.
+
+    Other arguments:
+        affine: Standardised to physical coordinates.
+        units: Physical units.
+        reference: Reference Gaussian in standardised coordinates.
+        rms: Root-mean-square of a standardised coordinate.
+        sigma_range: Noise levels the network was trained for; the parameterisation's own where None.
+        multiple: Image sides are zero-padded to a multiple of this before the network sees them and cut back after,
+            since a U-Net halves its input several times. 1 where padding is never needed.
+        name: What errors call this prior.
+        card: Free-form facts kept with the prior (data, licence, pixel size).
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        parameterisation: Parameterisation,
+        event_shape: tuple[int | None, ...],
+        *,
+        affine: Affine | None = None,
+        units: str = "1",
+        reference: Reference | None = None,
+        rms: float = 1.0,
+        sigma_range: tuple[float, float] | None = None,
+        multiple: int = 1,
+        name: str = "network",
+        card: dict[str, Any] | None = None,
+    ) -> None:
+        self.network = network.eval()
+        self.parameterisation = parameterisation
+        self.event_shape = event_shape
+        self.affine = affine or Affine()
+        self.units = units
+        self.reference = reference
+        self.rms = rms
+        self.sigma_min, self.sigma_max = sigma_range or parameterisation.range()
+        self.multiple = multiple
+        self.name = name
+        self.card = dict(card or {})
+
+    def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """See `Prior.denoise`."""
+        s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1).expand(x.shape[0])
+        return self.parameterisation.denoise(self._call, x, s)
+
+    def _call(self, inputs: Tensor, time: Tensor) -> Tensor:
+        h, w = inputs.shape[-2:]
+        pad_h, pad_w = (-h) % self.multiple, (-w) % self.multiple
+        if pad_h or pad_w:
+            inputs = torch.nn.functional.pad(inputs, (0, pad_w, 0, pad_h))
+        dtype = next(self.network.parameters()).dtype
+        if inputs.device.type == "cpu" and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        out = self.network(inputs.to(dtype), time.to(dtype))
+        out = out if isinstance(out, Tensor) else out.sample
+        return out[..., :h, :w].to(inputs.dtype).contiguous()
+
+
+def unet_multiple(block_out_channels: tuple[int, ...]) -> int:
+    """What image sides must be a multiple of for a `UNet2DModel` with these blocks."""
+    return int(math.pow(2, len(block_out_channels) - 1))

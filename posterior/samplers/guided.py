@@ -1,0 +1,141 @@
+"""Single-chain samplers: a guidance, an integrator and a grid of noise levels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+from posterior.guidance.base import Guidance
+from posterior.guidance.bridge import BridgeGuidance
+from posterior.guidance.dps import DPSGuidance
+from posterior.guidance.mmps import MMPSGuidance
+from posterior.guidance.pigdm import PiGDMGuidance
+from posterior.integrators import Ancestral, DPMSolver2M, Integrator, Noise
+from posterior.problem import Problem
+from posterior.samplers.base import Sampler, State
+from posterior.schedules import Karras, LogUniform, Schedule
+
+
+@dataclass(frozen=True)
+class Guided(Sampler):
+    """Any guidance with any integrator.
+
+    Args:
+        guidance: What conditions the denoiser.
+        integrator: What moves x.
+        steps: Steps from sigma_max to 0.
+        schedule: How the noise levels are spaced.
+
+    Other arguments:
+        sigma_max: First noise level, the prior's own where None (standardised units).
+        sigma_min: Last noise level before 0, likewise.
+    """
+
+    guidance: Guidance
+    integrator: Integrator
+    steps: int
+    schedule: Schedule = Karras()
+    sigma_max: float | None = None
+    sigma_min: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"{type(self).__name__}: steps must be at least 1, got {self.steps}")
+
+    def levels(self, problem: Problem) -> list[float]:
+        """The noise levels of this problem, ``steps + 1`` of them."""
+        top = self.sigma_max if self.sigma_max is not None else problem.prior.sigma_max
+        low = self.sigma_min if self.sigma_min is not None else problem.prior.sigma_min
+        return self.schedule(self.steps, top, low)
+
+    def init(self, problem: Problem, noise: Noise) -> State:
+        """See `Sampler.init`."""
+        return State(self.guidance.start(problem, self.levels(problem)[0], noise))
+
+    def step(self, problem: Problem, state: State, noise: Noise) -> tuple[State, dict[str, float]]:
+        """See `Sampler.step`."""
+        levels = self.levels(problem)
+        sigma, sigma_next = levels[state.index], levels[state.index + 1]
+        denoiser = partial(self.guidance, problem)
+        x, memory = self.integrator.step(denoiser, state.x, sigma, sigma_next, noise, state.memory)
+        return replace(state, x=x, index=state.index + 1, memory=memory), {"sigma": sigma_next}
+
+
+class DPS(Guided):
+    """Diffusion posterior sampling; see `DPSGuidance`. One network call and one vector-Jacobian product a step."""
+
+    def __init__(
+        self,
+        steps: int = 1000,
+        *,
+        zeta: float = 1.0,
+        integrator: Integrator | None = None,
+        schedule: Schedule | None = None,
+        sigma_max: float | None = None,
+        sigma_min: float | None = None,
+    ) -> None:
+        super().__init__(
+            DPSGuidance(zeta), integrator or Ancestral(), steps, schedule or Karras(), sigma_max, sigma_min
+        )
+
+
+class PiGDM(Guided):
+    """Pseudo-inverse guidance; see `PiGDMGuidance`. One network call and one vector-Jacobian product a step."""
+
+    def __init__(
+        self,
+        steps: int = 100,
+        *,
+        iterations: int = 50,
+        integrator: Integrator | None = None,
+        schedule: Schedule | None = None,
+        sigma_max: float | None = None,
+        sigma_min: float | None = None,
+    ) -> None:
+        super().__init__(
+            PiGDMGuidance(iterations), integrator or Ancestral(), steps, schedule or Karras(), sigma_max, sigma_min
+        )
+
+
+class MMPS(Guided):
+    """Moment-matching posterior sampling; see `MMPSGuidance`.
+
+    One network call and ``iterations + 1`` vector-Jacobian products a step. The default integrator follows the
+    probability-flow ODE to second order: with the exact posterior denoiser of a Gaussian prior ancestral steps lose a
+    tenth to a quarter of the posterior standard deviation at 64 steps, this one under a hundredth.
+    """
+
+    def __init__(
+        self,
+        steps: int = 64,
+        *,
+        iterations: int = 8,
+        solver: Literal["gmres", "cg"] = "gmres",
+        integrator: Integrator | None = None,
+        schedule: Schedule | None = None,
+        sigma_max: float | None = None,
+        sigma_min: float | None = None,
+    ) -> None:
+        guidance = MMPSGuidance(iterations, solver)
+        super().__init__(guidance, integrator or DPMSolver2M(), steps, schedule or Karras(), sigma_max, sigma_min)
+
+
+class GaussianBridge(Guided):
+    """Calibrated transitions from the prior's reference Gaussian; see `BridgeGuidance`.
+
+    One network call and one linear solve a step, no backward pass.
+    """
+
+    def __init__(
+        self,
+        steps: int = 10,
+        *,
+        iterations: int = 60,
+        tolerance: float = 1e-3,
+        schedule: Schedule | None = None,
+        sigma_max: float | None = None,
+        sigma_min: float | None = None,
+    ) -> None:
+        guidance = BridgeGuidance(iterations, tolerance)
+        super().__init__(guidance, Ancestral(), steps, schedule or LogUniform(), sigma_max, sigma_min)
