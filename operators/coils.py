@@ -138,10 +138,8 @@ def espirit_maps(
     except ImportError as error:
         raise ImportError("espirit_maps needs sigpy: pip install 'posterior[mri]'") from error
 
-    only = torch.zeros_like(kspace, dtype=torch.complex64, device="cpu")
-    only[:, top : top + calibration, left : left + calibration] = square
     maps = EspiritCalib(
-        only.numpy(),
+        kspace.to(torch.complex64).numpy(force=True),
         calib_width=calibration,
         kernel_width=kernel,
         thresh=threshold,
@@ -248,7 +246,7 @@ def _trimmed_covariance(samples: Tensor, trim: float) -> Tensor:
     covariance = torch.diag(scale.square()).to(samples.dtype)
     keep = n - round(trim * n)
     share = keep / n
-    shrink = chi2.cdf(chi2.ppf(share, 2 * coils), 2 * coils + 2) / share if keep < n else 1.0
+    shrink = float(chi2.cdf(chi2.ppf(share, 2 * coils), 2 * coils + 2)) / share if keep < n else 1.0
     for _ in range(20 if keep < n else 1):
         nearest = samples[:, torch.argsort(_mahalanobis(samples, covariance))[:keep]]
         covariance = nearest @ nearest.conj().T / (2 * keep * shrink)

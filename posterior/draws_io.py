@@ -429,9 +429,9 @@ def _line(draws: Draws, ax: Axes, title: str, values: np.ndarray, uncertain: boo
     if title in ("mean", "estimate"):
         if uncertain:
             level = min(0.9, (draws.n_effective - 1) / (draws.n_effective + 1) * 0.999)
-            ends = draws.interval(level, allow_point_estimate=True)
+            lower, upper = map(_array, draws.interval(level, allow_point_estimate=True))
             label = f"{100 * level:.0f} % interval"
-            ax.fill_between(across, *map(_array, ends), color="#0072b2", alpha=0.3, linewidth=0, label=label)
+            ax.fill_between(across, lower, upper, color="#0072b2", alpha=0.3, linewidth=0, label=label)
         if draws.truth is not None:
             ax.plot(across, _array(draws.truth), color="black", linestyle="--", linewidth=1, label="truth")
     ax.plot(across, values, color="#0072b2", label=title)

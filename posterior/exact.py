@@ -10,7 +10,7 @@ from torch import Tensor
 
 from posterior.likelihoods import GaussianLikelihood
 from posterior.priors.analytic import GaussianPrior
-from posterior.priors.base import Prior
+from posterior.priors.base import Affine, Prior
 
 LARGEST_DENSE = 16384
 
@@ -64,8 +64,6 @@ def dense_operator(likelihood: GaussianLikelihood, event_shape: tuple[int, ...])
     Raises:
         ValueError: If the operator is not linear or n is too large for a dense matrix.
     """
-    from posterior.priors.base import Affine
-
     n = int(torch.Size(event_shape).numel())
     if n > LARGEST_DENSE:
         raise ValueError(f"exact posterior: {n} unknowns are too many for a dense matrix (at most {LARGEST_DENSE})")

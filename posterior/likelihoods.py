@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,34 +38,36 @@ class ForwardModel:
         physics: Any `deepinv.physics.Physics`; its noise model is never used.
         affine: Standardised to physical coordinates of the field.
         complex_data: Whether the operator's output is complex; it is then seen as (..., re, im).
+        dtype: Real precision that the operator works in; fields of another are cast on the way in and back.
     """
 
-    def __init__(self, physics: Physics, affine: Affine, complex_data: bool) -> None:
+    def __init__(self, physics: Physics, affine: Affine, complex_data: bool, dtype: torch.dtype) -> None:
         from deepinv.physics import LinearPhysics
 
         self.physics = physics
         self.affine = affine
         self.complex_data = complex_data
+        self.dtype = dtype
         self.linear = isinstance(physics, LinearPhysics)
 
     def predict(self, z: Tensor) -> Tensor:
         """A of the physical field, (B, *range)."""
-        return real_view(self.physics.A(self.affine.to_physical(z)))
+        return real_view(self.physics.A(self.affine.to_physical(z).to(self.dtype))).to(z.dtype)
 
     def apply(self, z: Tensor) -> Tensor:
         """The linear part, A(scale z); for linear operators only."""
-        return real_view(self.physics.A(self.affine.scale_like(z) * z))
+        return real_view(self.physics.A((self.affine.scale_like(z) * z).to(self.dtype))).to(z.dtype)
 
     def transpose(self, u: Tensor) -> Tensor:
         """scale A^T u; for linear operators only."""
-        u = torch.view_as_complex(u.contiguous()) if self.complex_data else u
-        v = self.physics.A_adjoint(u)
-        return self.affine.scale_like(v) * v
+        w = u.to(self.dtype)
+        v = self.physics.A_adjoint(torch.view_as_complex(w.contiguous()) if self.complex_data else w)
+        return self.affine.scale_like(u) * v.to(u.dtype)
 
     def normal(self, z: Tensor) -> Tensor:
         """scale A^T A (scale z), through the operator's own short cut where it has one."""
-        v = self.physics.A_adjoint_A(self.affine.scale_like(z) * z)
-        return self.affine.scale_like(v) * v
+        v = self.physics.A_adjoint_A((self.affine.scale_like(z) * z).to(self.dtype))
+        return self.affine.scale_like(z) * v.to(z.dtype)
 
     def linearise(self, z: Tensor) -> Linearisation:
         """The operator near ``z``: itself where it is linear, its derivative by autograd where it is not."""
@@ -132,18 +135,35 @@ class GaussianLikelihood:
         if not isinstance(out, Tensor) or out.shape != self.y.shape or out.is_complex() != self.y.is_complex():
             raise ValueError(f"operator {name} gives {_describe(out)}, but y is {_describe(self.y)}")
 
-    def in_standard(self, affine: Affine, event_shape: tuple[int, ...]) -> StandardLikelihood:
-        """The same likelihood as a function of standardised coordinates."""
-        model = ForwardModel(self.operator, affine, self.y.is_complex())
-        y = real_view(self.y)
-        variance = (self._std**2).expand(y.shape)
+    def in_standard(
+        self, affine: Affine, event_shape: tuple[int, ...], dtype: torch.dtype = torch.float64
+    ) -> StandardLikelihood:
+        """The same likelihood as a function of standardised coordinates, computed in ``dtype``.
+
+        The operator is copied and cast, never changed. One that cannot work in ``dtype`` works in the precision of ``y``.
+        """
+        operator = self._cast(event_shape, dtype)
+        inner = dtype if operator is not self.operator else real_view(self.y).dtype
+        model = ForwardModel(operator, affine, self.y.is_complex(), inner)
+        y = real_view(self.y).to(dtype)
+        variance = (self._std**2).to(dtype).expand(y.shape)
         reach = torch.ones_like(y, dtype=torch.bool)
         if model.linear:
             # A generic field shows which data the operator can reach; what it cannot is no measurement.
             g = torch.Generator().manual_seed(0)
-            probe = torch.randn(1, *event_shape, generator=g).to(y)
+            probe = torch.randn(1, *event_shape, generator=g, dtype=dtype).to(y.device)
             reach = model.apply(probe) != 0
         return StandardLikelihood(model, y, variance, reach)
+
+    def _cast(self, event_shape: tuple[int, ...], dtype: torch.dtype) -> Physics:
+        if real_view(self.y).dtype == dtype:
+            return self.operator
+        cast = copy.deepcopy(self.operator).to(dtype)
+        try:
+            out = cast.A(torch.zeros(1, *event_shape, dtype=dtype, device=self.y.device))
+        except RuntimeError:
+            return self.operator
+        return cast if real_view(out).dtype == dtype else self.operator
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(y | x) for physical fields ``x`` (B, *event), shape (B,)."""
@@ -187,10 +207,6 @@ class StandardLikelihood:
         """log p(y | z), (B,)."""
         constant = torch.where(self.reach, torch.log(2 * math.pi * self.variance), 0.0).sum()
         return -0.5 * ((self.residual(z) ** 2 / self.variance).flatten(1).sum(1) + constant)
-
-    def to(self, dtype: torch.dtype) -> StandardLikelihood:
-        """Data and noise in another precision; the operator follows its input."""
-        return StandardLikelihood(self.model, self.y.to(dtype), self.variance.to(dtype), self.reach)
 
 
 def _describe(value: Any) -> str:

@@ -14,33 +14,43 @@ from torch import Tensor
 Apply = Callable[[Tensor], Tensor]
 
 
+def norm(v: Tensor) -> Tensor:
+    """Euclidean norm of each item, as a column."""
+    return dot(v, v).sqrt()
+
+
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each item, accumulated in float64, as a column that broadcasts; (B, 1, ..., 1)."""
     return (a.double() * b.double()).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
 
 
-def cg(apply: Apply, b: Tensor, *, iterations: int, tolerance: float, start: Tensor | None = None) -> Tensor:
+def cg(
+    apply: Apply, b: Tensor, *, iterations: int, stop: float = 0.0, start: Tensor | None = None
+) -> tuple[Tensor, int]:
     """Conjugate gradients for symmetric positive definite systems (Hestenes, Stiefel 1952).
 
     Args:
         apply: The matrix, acting on (B, *shape).
         b: Right-hand sides (B, *shape).
         iterations: At most this many.
-        tolerance: An item stops once its residual norm is below this times that of ``b``.
+        stop: An item stops once its residual norm is below this. A stop test makes an item's answer jump with rounding,
+            so where draws must not depend on their batch it is left at 0 and ``iterations`` says how many.
         start: First guess, zero where None.
 
     Returns:
-        The solutions. An item along which the matrix turns out not to be positive stops where it is.
+        The solutions and the iterations run. An item along which the matrix turns out not to be positive stops where it
+        is.
     """
     x = torch.zeros_like(b) if start is None else start.clone()
     r = b.clone() if start is None else b - apply(x)
     p = r
     rr = dot(r, r)
-    goal = tolerance**2 * dot(b, b)
-    for _ in range(iterations):
+    # Below rounding of the right-hand side there is nothing left to gain.
+    goal = torch.maximum(dot(b, b) * (0.1 * torch.finfo(b.dtype).eps) ** 2, torch.as_tensor(stop**2))
+    for k in range(iterations):
         live = rr > goal
         if not live.any():
-            break
+            return x, k
         q = apply(p)
         curvature = dot(p, q)
         live = live & (curvature > 0)
@@ -51,66 +61,62 @@ def cg(apply: Apply, b: Tensor, *, iterations: int, tolerance: float, start: Ten
         beta = torch.where(live, fresh / rr.clamp_min(1e-300), 0.0).to(b.dtype)
         p = r + beta * p
         rr = torch.where(live, fresh, torch.zeros_like(rr))
-    return x
+    return x, iterations
 
 
-def gmres(apply: Apply, b: Tensor, *, iterations: int, tolerance: float) -> Tensor:
-    """GMRES without restarts for any square system (Saad, Schultz 1986).
+def gmres(apply: Apply, b: Tensor, *, iterations: int) -> Tensor:
+    """GMRES without restarts for any square system (Saad, Schultz 1986), a fixed number of iterations.
 
-    Arnoldi vectors are orthogonalised twice. For each item the least-squares problem is solved in the Krylov space it
-    reached before its residual passed the tolerance or the space was exhausted (lucky breakdown).
+    Arnoldi vectors are orthogonalised twice. An item whose Krylov space is exhausted, or in which the matrix gives
+    values that are not finite, keeps the solution in the space it reached.
 
     Args:
         apply: The matrix, acting on (B, *shape).
         b: Right-hand sides (B, *shape).
-        iterations: Largest Krylov dimension.
-        tolerance: An item stops growing its space once its relative residual is below this.
+        iterations: Krylov dimension, cut to the size of the system.
 
     Returns:
         The solutions (B, *shape).
     """
-    batch = b.shape[0]
-    norm = dot(b, b).sqrt()
-    safe = norm.clamp_min(1e-300)
-    basis = [(b / safe).to(b.dtype)]
+    batch, iterations = b.shape[0], min(iterations, b[0].numel())
+    size = norm(b)
+    basis = [(b / size.clamp_min(1e-300)).to(b.dtype)]
     hessenberg = b.new_zeros(batch, iterations + 1, iterations, dtype=torch.float64)
-    used = torch.zeros(batch, dtype=torch.long, device=b.device)
-    live = norm.flatten() > 0
     y = b.new_zeros(batch, iterations, dtype=torch.float64)
+    live = size.flatten() > 0
     for k in range(iterations):
         if not live.any():
             break
         w = apply(basis[k])
-        finite = torch.isfinite(w).flatten(1).all(1)
-        live = live & finite
-        w = torch.where(live.reshape(norm.shape), w, torch.zeros_like(w))
+        live = live & torch.isfinite(w).flatten(1).all(1)
+        w = torch.where(live.reshape(size.shape), w, torch.zeros_like(w))
+        before = norm(w)
         for _ in range(2):
             for j, v in enumerate(basis):
                 h = dot(v, w)
                 hessenberg[:, j, k] += h.flatten()
                 w = w - h.to(w.dtype) * v
-        tail = dot(w, w).sqrt()
+        tail = norm(w)
+        exhausted = tail <= 100 * torch.finfo(b.dtype).eps * before
+        tail = torch.where(exhausted, 0.0, tail)
         hessenberg[:, k + 1, k] = tail.flatten()
-        used = torch.where(live, k + 1, used)
-        fresh, residual = _least_squares(hessenberg[:, : k + 2, : k + 1], norm.flatten())
+        fresh = _least_squares(hessenberg[:, : k + 2, : k + 1], size.flatten())
         y[:, : k + 1] = torch.where(live[:, None], fresh, y[:, : k + 1])
-        exhausted = tail.flatten() <= 1e-12 * norm.flatten()
-        live = live & (residual > tolerance * norm.flatten()) & ~exhausted
-        basis.append(torch.where(exhausted.reshape(norm.shape), 0.0, w / tail.clamp_min(1e-300).to(w.dtype)).to(b.dtype))
+        live = live & ~exhausted.flatten()
+        basis.append(torch.where(exhausted, 0.0, w / tail.clamp_min(1e-300)).to(b.dtype))
     x = torch.zeros_like(b)
-    for k, v in enumerate(basis[: int(used.max())]):
-        x = x + torch.where(used > k, y[:, k], 0.0).reshape(norm.shape).to(b.dtype) * v
+    for k, v in enumerate(basis[:iterations]):
+        x = x + y[:, k].reshape(size.shape).to(b.dtype) * v
     return x
 
 
-def _least_squares(h: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """argmin ||beta e1 - H y|| for each item and the norm that is left."""
+def _least_squares(h: Tensor, beta: Tensor) -> Tensor:
+    """argmin_y ||beta e1 - H y|| for each item."""
     rhs = h.new_zeros(h.shape[0], h.shape[1], 1)
     rhs[:, 0, 0] = beta
     q, r = torch.linalg.qr(h)
-    # A singular space (the matrix maps b to nothing) has a zero on the diagonal; the tiny number keeps y finite.
+    # A singular space (the matrix maps b to nothing) has a zero on the diagonal; replacing it keeps y finite.
     diagonal = torch.diagonal(r, dim1=-2, dim2=-1)
     scale = diagonal.abs().amax(-1, keepdim=True).clamp_min(1e-300)
     fix = torch.where(diagonal.abs() < 1e-14 * scale, scale, diagonal) - diagonal
-    y = torch.linalg.solve_triangular(r + torch.diag_embed(fix), q.mT @ rhs, upper=True)
-    return y[..., 0], torch.linalg.vector_norm(rhs - h @ y, dim=(1, 2))
+    return torch.linalg.solve_triangular(r + torch.diag_embed(fix), q.mT @ rhs, upper=True)[..., 0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from posterior.likelihoods import StandardLikelihood
+from posterior.linalg import Apply, cg
 from posterior.priors.base import Prior
 
 
@@ -29,12 +30,14 @@ class Problem:
         likelihood: The likelihood of standardised fields.
         event_shape: Shape of one field.
         counts: Counter, shared by all that run on this problem.
+        memo: Facts found once that depend on no draw (see `iterations_for`).
     """
 
     prior: Prior
     likelihood: StandardLikelihood
     event_shape: tuple[int, ...]
     counts: Counts = field(default_factory=Counts)
+    memo: dict[Hashable, int] = field(default_factory=dict)
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """E[x0 | x] of the prior, without a graph."""
@@ -55,3 +58,25 @@ class Problem:
             return g
 
         return mean.detach(), vjp
+
+    def iterations_for(self, key: Hashable, system: Apply, typical: Callable[[], Tensor], stop: float, limit: int) -> int:
+        """Conjugate-gradient iterations that a typical right-hand side needs, found once and then used for all draws.
+
+        A stop test on each draw would let rounding, and so the batch, decide how many iterations a draw gets.
+
+        Args:
+            key: What the answer depends on.
+            system: The matrix.
+            typical: Returns a right-hand side (1, *shape) that looks like those of the draws.
+            stop: Residual norm to reach.
+            limit: Iterations at most.
+        """
+        if key not in self.memo:
+            self.memo[key] = max(1, cg(system, typical(), iterations=limit, stop=stop)[1])
+        return self.memo[key]
+
+
+def pilot_noise(shape: tuple[int, ...], like: Tensor, seed: int = 0) -> Tensor:
+    """White noise (1, *shape) that is the same in every run."""
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(1, *shape, generator=g, dtype=like.dtype).to(like.device)

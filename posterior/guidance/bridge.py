@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from posterior.guidance.base import Guidance
+from posterior.guidance.linear import gaussian_update
 from posterior.integrators import Estimate, Noise
-from posterior.likelihoods import Linearisation, StandardLikelihood
-from posterior.linalg import cg
+from posterior.likelihoods import Linearisation
 from posterior.priors.covariance import Covariance
+from posterior.priors.reference import Reference
 from posterior.problem import Problem
 
 
@@ -28,14 +29,14 @@ class BridgeGuidance(Guidance):
 
     Args:
         iterations: Conjugate-gradient iterations at most, in coordinates in which C_s is the identity.
-        tolerance: Relative residual at which they stop.
+        tolerance: They stop once x0 is right to this many standard deviations of C_s, root-mean-square.
 
     Raises:
         ValueError: If the prior carries no reference Gaussian.
     """
 
-    iterations: int = 60
-    tolerance: float = 1e-3
+    iterations: int = 200
+    tolerance: float = 0.01
 
     def start(self, problem: Problem, sigma: float, noise: Noise) -> Tensor:
         """A draw of the reference Gaussian's own posterior, noised: right at any ``sigma`` where the prior is Gaussian."""
@@ -45,7 +46,7 @@ class BridgeGuidance(Guidance):
         white = noise()
         mean = prior_mean.to(white).expand_as(white) if isinstance(prior_mean, Tensor) else torch.full_like(white, prior_mean)
         lin = problem.likelihood.model.linearise(mean)
-        return self._draw(problem.likelihood, lin, mean, cov, white, noise) + sigma * noise()
+        return self._draw(problem, "start", lin, mean, cov, white, noise) + sigma * noise()
 
     def __call__(self, problem: Problem, x: Tensor, sigma: float, step: tuple[float, float]) -> Estimate:
         """See `Guidance.__call__`."""
@@ -55,44 +56,35 @@ class BridgeGuidance(Guidance):
         lin = like.model.linearise(d)
 
         def mean() -> Tensor:
-            return d + self._gain(like, lin, cov, like.y - lin.prediction)
+            return d + self._update(problem, sigma, lin, cov, like.y - lin.prediction)
 
         def draw(noise: Noise) -> Tensor:
-            return self._draw(like, lin, d, cov, noise(), noise)
+            return self._draw(problem, sigma, lin, d, cov, noise(), noise)
 
         return Estimate(mean, draw)
 
     def _draw(
-        self, like: StandardLikelihood, lin: Linearisation, d: Tensor, cov: Covariance, white: Tensor, noise: Noise
+        self,
+        problem: Problem,
+        key: Hashable,
+        lin: Linearisation,
+        d: Tensor,
+        cov: Covariance,
+        white: Tensor,
+        noise: Noise,
     ) -> Tensor:
+        like = problem.likelihood
         xi = cov.sqrt(white)
         eta = like.variance.sqrt() * noise(tuple(like.y.shape[1:]))
-        return d + xi + self._gain(like, lin, cov, like.y - lin.prediction - lin.jvp(xi) - eta)
+        return d + xi + self._update(problem, key, lin, cov, like.y - lin.prediction - lin.jvp(xi) - eta)
 
-    def _gain(self, like: StandardLikelihood, lin: Linearisation, cov: Covariance, residual: Tensor) -> Tensor:
-        """C A^T (A C A^T + R)^-1 residual, as C^(1/2) (I + C^(1/2) A^T R^-1 A C^(1/2))^-1 C^(1/2) A^T R^-1 residual."""
-        precision = like.reach / like.variance
-        information = information_operator(like, lin, precision)
-
-        def system(w: Tensor) -> Tensor:
-            return w + cov.sqrt(information(cov.sqrt(w)))
-
-        right = cov.sqrt(lin.vjp(precision * residual))
-        return cov.sqrt(cg(system, right, iterations=self.iterations, tolerance=self.tolerance))
+    def _update(
+        self, problem: Problem, key: Hashable, lin: Linearisation, cov: Covariance, residual: Tensor
+    ) -> Tensor:
+        return gaussian_update(problem, (key, self), lin, cov, residual, self.iterations, self.tolerance)
 
 
-def information_operator(
-    like: StandardLikelihood, lin: Linearisation, precision: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """v -> A^T R^-1 A v, through the operator's own normal map where the noise is white."""
-    white = bool((like.variance == like.variance.flatten()[0]).all())
-    if like.model.linear and white:
-        scale = 1 / float(like.variance.flatten()[0])
-        return lambda v: scale * like.model.normal(v)
-    return lambda v: lin.vjp(precision * lin.jvp(v))
-
-
-def _reference(problem: Problem):  # noqa: ANN202
+def _reference(problem: Problem) -> Reference:
     if problem.prior.reference is None:
         raise ValueError(f"GaussianBridge: prior '{problem.prior.name}' carries no reference Gaussian")
     return problem.prior.reference

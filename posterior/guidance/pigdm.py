@@ -8,8 +8,9 @@ from torch import Tensor
 
 from posterior.guidance.base import Guidance
 from posterior.integrators import Estimate
-from posterior.linalg import cg
-from posterior.problem import Problem
+from posterior.likelihoods import Linearisation
+from posterior.linalg import Apply, cg
+from posterior.problem import Problem, pilot_noise
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,14 @@ class PiGDMGuidance(Guidance):
 
     Args:
         iterations: Conjugate-gradient iterations at most.
-        tolerance: Relative residual at which they stop.
+        tolerance: They stop at this root-mean-square residual, in standard deviations of the noise.
 
     References:
         Song, Vahdat, Mardani, Kautz. Pseudoinverse-guided diffusion models for inverse problems. ICLR 2023.
     """
 
     iterations: int = 50
-    tolerance: float = 1e-4
+    tolerance: float = 1e-3
 
     def __call__(self, problem: Problem, x: Tensor, sigma: float, step: tuple[float, float]) -> Estimate:
         """See `Guidance.__call__`."""
@@ -37,9 +38,16 @@ class PiGDMGuidance(Guidance):
         r2 = sigma**2 * spread**2 / (sigma**2 + spread**2)
         white = like.reach * like.variance.rsqrt()
 
-        def system(u: Tensor) -> Tensor:
-            return u + r2 * white * lin.jvp(lin.vjp(white * u))
+        def system(near: Linearisation) -> Apply:
+            return lambda u: u + r2 * white * near.jvp(near.vjp(white * u))
 
-        residual = white * (like.y - lin.prediction)
-        u = white * cg(system, residual, iterations=self.iterations, tolerance=self.tolerance)
+        def typical() -> Tensor:
+            return white * pilot.jvp(r2**0.5 * pilot_noise(problem.event_shape, x)) + like.reach * pilot_noise(
+                tuple(like.y.shape[1:]), x, seed=1
+            )
+
+        pilot = like.model.linearise(spread * pilot_noise(problem.event_shape, x))
+        stop = self.tolerance * like.count**0.5
+        count = problem.iterations_for(("pigdm", sigma, self), system(pilot), typical, stop, self.iterations)
+        u = white * cg(system(lin), white * (like.y - lin.prediction), iterations=count)[0]
         return Estimate(mean + sigma**2 * vjp(lin.vjp(u)))

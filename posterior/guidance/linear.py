@@ -1,0 +1,64 @@
+"""The linear-Gaussian update: what data add to a Gaussian with a known covariance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+from torch import Tensor
+
+from posterior.likelihoods import Linearisation, StandardLikelihood
+from posterior.linalg import Apply, cg
+from posterior.priors.covariance import Covariance
+from posterior.problem import Problem, pilot_noise
+
+
+def gaussian_update(
+    problem: Problem,
+    key: Hashable,
+    lin: Linearisation,
+    cov: Covariance,
+    residual: Tensor,
+    iterations: int,
+    tolerance: float,
+) -> Tensor:
+    """C A^T (A C A^T + R)^-1 residual, for residuals (B, *range).
+
+    Solved as C^(1/2) w, (I + C^(1/2) A^T R^-1 A C^(1/2)) w = C^(1/2) A^T R^-1 residual, whose prior is white: the system
+    is the identity plus something positive, so its residual bounds the error of w.
+
+    Args:
+        problem: Where the number of iterations is remembered.
+        key: What the system depends on besides the problem.
+        lin: The operator, at the fields in question.
+        cov: C.
+        residual: Right-hand sides.
+        iterations: Conjugate-gradient iterations at most.
+        tolerance: They stop once w is right to this much, root-mean-square, for a typical residual.
+    """
+    like = problem.likelihood
+    precision = like.reach / like.variance
+
+    def system(near: Linearisation) -> Apply:
+        information = information_operator(like, near, precision)
+        return lambda w: w + cov.sqrt(information(cov.sqrt(w)))
+
+    def typical() -> Tensor:
+        eta = like.variance.sqrt() * pilot_noise(tuple(like.y.shape[1:]), residual, seed=1)
+        return cov.sqrt(pilot.vjp(precision * (pilot.jvp(cov.sqrt(z)) + eta)))
+
+    z = pilot_noise(problem.event_shape, residual)
+    pilot = like.model.linearise(cov.sqrt(z))
+    stop = tolerance * z.numel() ** 0.5
+    count = problem.iterations_for(key, system(pilot), typical, stop, iterations)
+    right = cov.sqrt(lin.vjp(precision * residual))
+    return cov.sqrt(cg(system(lin), right, iterations=count)[0])
+
+
+def information_operator(
+    like: StandardLikelihood, lin: Linearisation, precision: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """v -> A^T R^-1 A v, through the operator's own normal map where the noise is white."""
+    first = like.variance.flatten()[0]
+    if like.model.linear and bool((like.variance == first).all()):
+        return lambda v: like.model.normal(v) / first
+    return lambda v: lin.vjp(precision * lin.jvp(v))

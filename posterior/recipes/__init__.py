@@ -1,0 +1,1 @@
+"""Whole jobs, from a file to a result: what the command line runs and the benchmarks measure."""
