@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import resource
 import sys
@@ -12,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from posterior.checkpoint import Checkpoint, SamplingError
 from posterior.draws import Draws, Stats
 from posterior.likelihoods import GaussianLikelihood, real_view
 from posterior.priors.base import Affine, Prior
@@ -25,16 +24,12 @@ from posterior.problem import Counts, Problem
 from posterior.samplers.base import Sampler
 
 
-class SamplingError(RuntimeError):
-    """A run that could not end well; the message says which sampler, at which step, and what happened."""
-
-
 @dataclass(frozen=True)
 class Progress:
     """What a progress callback is told after every step.
 
     Args:
-        done: Sampler steps done, over all batches.
+        done: Sampler steps done, over all batches (or runs).
         total: Steps in all.
         draws: Draws finished.
         nfe: Network evaluations so far.
@@ -46,6 +41,31 @@ class Progress:
     draws: int
     nfe: int
     info: dict[str, float]
+
+
+class RunNoise:
+    """White noise for all particles of a run, from one generator seeded by (seed, run).
+
+    Numbers are drawn on the CPU and for the whole population, so neither the device nor the chunks matter.
+    """
+
+    def __init__(
+        self, seed: int, run: int, particles: int, event_shape: tuple[int, ...], like: Tensor
+    ) -> None:
+        self.particles = particles
+        self.event_shape = event_shape
+        self.like = like
+        self.generator = torch.Generator().manual_seed(draw_seed(seed, run))
+
+    def __call__(self, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Standard normal (N, *shape); the shape of one field where None."""
+        shape = self.event_shape if shape is None else shape
+        drawn = torch.randn(self.particles, *shape, generator=self.generator, dtype=self.like.dtype)
+        return drawn.to(self.like.device)
+
+    def uniform(self, count: int) -> Tensor:
+        """``count`` uniforms on [0, 1), float64 on the CPU."""
+        return torch.rand(count, generator=self.generator, dtype=torch.float64)
 
 
 class DrawNoise:
@@ -78,6 +98,7 @@ def sample(
     *,
     draws: int = 16,
     seed: int = 0,
+    runs: int = 1,
     batch_size: int | None = None,
     event_shape: tuple[int, ...] | None = None,
     progress: bool | Callable[[Progress], None] = False,
@@ -86,21 +107,28 @@ def sample(
 ) -> Draws:
     """Draw from p(x | y).
 
-    Main arguments:
+    Args:
         prior: The prior.
         likelihood: Operator, data and noise, in physical units.
         sampler: The method.
-        draws: How many draws.
-        seed: Non-negative integer. Draw i of a seed is the same at any batch size, in any order, after a resume.
+        draws: How many draws; for samplers of populations (TDS), how many particles a run has.
+        seed: Non-negative integer. Draw i of a seed is the same at any batch size, in any order, after a
+            resume.
 
     Other arguments:
-        batch_size: Draws computed at a time; 4 where None, fewer if ``draws`` is. Memory grows with it.
-        event_shape: Shape of one field, for priors that take any size; found from the operator's adjoint where None.
+        runs: Independent runs of a sampler of populations. All their particles are returned, run by run, with
+            weights that pool the runs by their evidence.
+        batch_size: Draws computed at a time; 4 where None, fewer if ``draws`` is. Memory grows with it. For
+            samplers of populations, how many particles go through the network at once; all of them where
+            None.
+        event_shape: Shape of one field, for priors that take any size; found from the operator's adjoint
+            where None.
         progress: True for a bar with time left and network calls; or a function that is given a `Progress`.
-        checkpoint: Path of a file that finished draws are kept in. A later call with the same prior, likelihood, sampler
-            and seed goes on from there, also with more ``draws``.
-        dtype: Precision of everything but the network, which keeps its own. In float32 large linear solves are twice as
-            fast and their rounding shows: badly conditioned data then tell draws of different batch sizes apart by 1e-3.
+        checkpoint: Path of a file that finished draws (or runs) are kept in. A later call with the same
+            prior, likelihood, sampler and seed goes on from there, also with more ``draws`` (or ``runs``).
+        dtype: Precision of everything but the network, which keeps its own. In float32 large linear solves
+            are twice as fast and their rounding shows: badly conditioned data then tell draws of different
+            batch sizes apart by 1e-3.
 
     Returns:
         The draws in physical units, with statistics of the run.
@@ -115,35 +143,22 @@ def sample(
         raise ValueError(f"sample: seed must not be negative, got {seed}")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"sample: batch_size must be at least 1, got {batch_size}")
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"sample: dtype must be torch.float32 or torch.float64, got {dtype}")
+    if runs < 1 or (runs > 1 and not sampler.population):
+        raise ValueError(f"sample: runs is {runs}; wanted 1, or more of a sampler of populations such as TDS")
     shape = _event_shape(prior, likelihood, event_shape)
     counts = Counts()
-    problem = Problem(prior, likelihood.in_standard(prior.affine, shape, dtype), shape, counts)
-    kept = _Checkpoint(checkpoint, prior, likelihood, sampler, seed)
-    finished = {i: x for i, x in kept.load().items() if i < draws}
-    todo = [i for i in range(draws) if i not in finished]
-    size = min(batch_size or 4, max(1, len(todo)))
-    batches = [todo[i : i + size] for i in range(0, len(todo), size)]
+    chunk = batch_size if sampler.population else None
+    problem = Problem(prior, likelihood.in_standard(prior.affine, shape, dtype), shape, counts, chunk=chunk)
     began = time.monotonic()
-    done = 0
+    made = _Job(problem, sampler, likelihood, seed, draws, runs, batch_size, checkpoint)
     with torch.no_grad(), _reporter(progress) as report:
-        for batch in batches:
-            noise = DrawNoise(seed, batch, shape, problem.likelihood.y)
-            state = sampler.init(problem, noise)
-            for k in range(sampler.steps):
-                state, info = sampler.step(problem, state, noise)
-                if not torch.isfinite(state.x).all():
-                    raise SamplingError(_not_finite(sampler, state.x, k, batch, info))
-                done += 1
-                report(Progress(done, sampler.steps * len(batches), draws - len(todo), counts.forward, info))
-            physical = prior.affine.to_physical(state.x).to("cpu", real_view(likelihood.y).dtype)
-            finished |= dict(zip(batch, physical, strict=True))
-            kept.save(finished)
-    samples = torch.stack([finished[i] for i in range(draws)])
-    per_draw = max(1, len(todo))
-    chi = _chi_square(likelihood, samples, shape)
+        result = made.populations(report) if sampler.population else made.separate_draws(report)
+    chi = _chi_square(likelihood, result.samples, shape, result.log_weights)
     stats = Stats(
-        nfe=round(counts.forward / per_draw),
-        vjps=round(counts.vjps / per_draw),
+        nfe=round(counts.forward / result.computed),
+        vjps=round(counts.vjps / result.computed),
         seconds=time.monotonic() - began,
         peak_memory=_peak_memory(likelihood.y.device),
         seed=seed,
@@ -152,20 +167,125 @@ def sample(
         prior=repr(prior),
         likelihood=repr(likelihood),
         versions=_versions(),
-        warnings=_warnings(chi),
+        warnings=(*_warnings(chi), *_collapse(result, draws)),
+        ess=result.ess,
+        log_evidence=result.log_evidence,
+        log_evidence_std=result.log_evidence_std,
         residual=chi,
     )
     return Draws(
-        samples=samples,
+        samples=result.samples,
         stats=stats,
         units=prior.units,
         is_posterior=sampler.is_posterior,
+        log_weights=result.log_weights,
+        chains=runs,
         observed=likelihood.y,
         noise_std=likelihood.sigma,
     )
 
 
-def _event_shape(prior: Prior, likelihood: GaussianLikelihood, given: tuple[int, ...] | None) -> tuple[int, ...]:
+@dataclass(frozen=True)
+class _Result:
+    """Samples in physical units, how many were computed now, and what populations know besides."""
+
+    samples: Tensor
+    computed: int
+    log_weights: Tensor | None = None
+    ess: tuple[float, ...] | None = None
+    log_evidence: tuple[float, ...] | None = None
+    log_evidence_std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One call of `sample`, its arguments checked."""
+
+    problem: Problem
+    sampler: Sampler
+    likelihood: GaussianLikelihood
+    seed: int
+    draws: int
+    runs: int
+    batch_size: int | None
+    checkpoint: str | os.PathLike | None
+
+    def separate_draws(self, report: Callable[[Progress], None]) -> _Result:
+        """Draws that know nothing of each other, in batches."""
+        kept = Checkpoint(self.checkpoint, self.problem.prior, self.likelihood, self.sampler, str(self.seed))
+        finished = {i: x for i, x in kept.load().items() if int(i) < self.draws}
+        todo = [i for i in range(self.draws) if str(i) not in finished]
+        size = min(self.batch_size or 4, max(1, len(todo)))
+        batches = [todo[i : i + size] for i in range(0, len(todo), size)]
+        for number, batch in enumerate(batches):
+            noise = DrawNoise(self.seed, batch, self.problem.event_shape, self.problem.likelihood.y)
+            names = [f"draw {i}" for i in batch]
+            state = self._run(noise, names, number, len(batches), len(finished), report)
+            finished |= dict(zip(map(str, batch), self._physical(state.x, names), strict=True))
+            kept.save(finished)
+        samples = torch.stack([finished[str(i)] for i in range(self.draws)])
+        return _Result(samples, max(1, len(todo)))
+
+    def populations(self, report: Callable[[Progress], None]) -> _Result:
+        """Independent runs, each of ``draws`` particles that are resampled together."""
+        key = f"{self.seed}, {self.draws} particles"
+        kept = Checkpoint(self.checkpoint, self.problem.prior, self.likelihood, self.sampler, key)
+        finished = kept.load()
+        todo = [r for r in range(self.runs) if f"{r}.samples" not in finished]
+        for number, run in enumerate(todo):
+            noise = RunNoise(self.seed, run, self.draws, self.problem.event_shape, self.problem.likelihood.y)
+            names = [f"particle {i} of run {run}" for i in range(self.draws)]
+            finished_draws = self.draws * (self.runs - len(todo) + number)
+            state = self._run(noise, names, number, len(todo), finished_draws, report)
+            facts = (state.ess, state.log_evidence, state.log_evidence_std)
+            finished[f"{run}.samples"] = self._physical(state.x, names)
+            finished[f"{run}.log_weights"] = state.final_log_weights.to("cpu", torch.float64)
+            finished[f"{run}.facts"] = torch.tensor(facts, dtype=torch.float64)
+            kept.save(finished)
+        facts = torch.stack([finished[f"{r}.facts"] for r in range(self.runs)])
+        return _Result(
+            torch.cat([finished[f"{r}.samples"] for r in range(self.runs)]),
+            max(1, self.draws * len(todo)),
+            torch.cat([finished[f"{r}.log_weights"] for r in range(self.runs)]),
+            *(tuple(column) for column in facts.T.tolist()),
+        )
+
+    def _run(
+        self,
+        noise: DrawNoise | RunNoise,
+        names: list[str],
+        number: int,
+        parts: int,
+        finished: int,
+        report: Callable[[Progress], None],
+    ) -> Any:
+        """All steps of part ``number`` of ``parts``."""
+        steps = self.sampler.steps
+        state = self.sampler.init(self.problem, noise)
+        _check_finite(self.sampler, state, -1, names, {})
+        for k in range(steps):
+            state, info = self.sampler.step(self.problem, state, noise)
+            _check_finite(self.sampler, state, k, names, info)
+            report(
+                Progress(number * steps + k + 1, steps * parts, finished, self.problem.counts.forward, info)
+            )
+        return state
+
+    def _physical(self, x: Tensor, names: list[str]) -> Tensor:
+        """Physical fields in the precision of the data."""
+        dtype = real_view(self.likelihood.y).dtype
+        physical = self.problem.prior.affine.to_physical(x).to("cpu", dtype)
+        bad = ~torch.isfinite(physical).flatten(1).all(1)
+        if bad.any():
+            kind = str(dtype).removeprefix("torch.")
+            where = f"are not finite in physical units, in {kind} as the data are"
+            raise SamplingError(f"{type(self.sampler).__name__}: values {where}, in {_some(names, bad)}")
+        return physical
+
+
+def _event_shape(
+    prior: Prior, likelihood: GaussianLikelihood, given: tuple[int, ...] | None
+) -> tuple[int, ...]:
     if given is not None:
         shape = tuple(given)
     elif None not in prior.event_shape:
@@ -175,7 +295,9 @@ def _event_shape(prior: Prior, likelihood: GaussianLikelihood, given: tuple[int,
             shape = tuple(likelihood.operator.A_adjoint(likelihood.y).shape[1:])
         except (RuntimeError, ValueError, IndexError) as error:
             name = type(likelihood.operator).__name__
-            raise ValueError(f"operator {name} does not take data of shape {tuple(likelihood.y.shape)}: {error}") from error
+            raise ValueError(
+                f"operator {name} does not take data of shape {tuple(likelihood.y.shape)}: {error}"
+            ) from error
     else:
         raise ValueError(f"sample: prior '{prior.name}' takes any image size; say which with event_shape=")
     prior.check_event(shape)
@@ -183,11 +305,15 @@ def _event_shape(prior: Prior, likelihood: GaussianLikelihood, given: tuple[int,
     return shape
 
 
-def _chi_square(likelihood: GaussianLikelihood, samples: Tensor, shape: tuple[int, ...]) -> float:
+def _chi_square(
+    likelihood: GaussianLikelihood, samples: Tensor, shape: tuple[int, ...], log_weights: Tensor | None
+) -> float:
     like = likelihood.in_standard(Affine(), shape)
     with torch.no_grad():
-        values = [like.chi_square(x[None].to(like.y.device, like.y.dtype)) for x in samples]
-    return float(torch.cat(values).mean())
+        values = torch.cat([like.chi_square(x[None].to(like.y.device, like.y.dtype)) for x in samples])
+    if log_weights is None:
+        return float(values.mean())
+    return float(torch.softmax(log_weights, 0) @ values.cpu().double())
 
 
 def _warnings(chi: float) -> tuple[str, ...]:
@@ -200,10 +326,35 @@ def _warnings(chi: float) -> tuple[str, ...]:
     )
 
 
-def _not_finite(sampler: Sampler, x: Tensor, step: int, batch: list[int], info: dict[str, float]) -> str:
-    bad = [i for i, v in zip(batch, x, strict=True) if not torch.isfinite(v).all()]
+def _collapse(result: _Result, particles: int) -> tuple[str, ...]:
+    """A sentence for each run whose weights have collapsed."""
+    return tuple(
+        f"run {run}: the {particles} particles are worth {worth:.1f}; take more of them (draws=), more "
+        "steps, or a twist that knows more of the data"
+        for run, worth in enumerate(result.ess or ())
+        if worth < min(0.1 * particles, 100)
+    )
+
+
+def _check_finite(sampler: Sampler, state: Any, step: int, names: list[str], info: dict[str, float]) -> None:
+    """Raise SamplingError where fields or weights are not finite."""
+    bad = ~torch.isfinite(state.x).flatten(1).all(1)
+    if sampler.population:
+        bad |= torch.isnan(state.log_weights) | (state.log_weights == torch.inf)
+        if not bad.any() and not torch.isfinite(state.log_weights).any():
+            raise SamplingError(f"{type(sampler).__name__}: no particle has any weight after step {step + 1}")
+    if not bad.any():
+        return
     where = ", ".join(f"{k} = {v:.4g}" for k, v in info.items())
-    return f"{type(sampler).__name__}: draws {bad} are not finite after step {step + 1} of {sampler.steps} ({where})"
+    raise SamplingError(
+        f"{type(sampler).__name__}: values are not finite after step {step + 1} of {sampler.steps}"
+        f"{f' ({where})' if where else ''} in {_some(names, bad)}"
+    )
+
+
+def _some(names: list[str], bad: Tensor) -> str:
+    which = [name for name, b in zip(names, bad.tolist(), strict=True) if b]
+    return ", ".join(which[:8]) + (f" and {len(which) - 8} more" if len(which) > 8 else "")
 
 
 def _peak_memory(device: torch.device) -> int:
@@ -222,47 +373,6 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-class _Checkpoint:
-    """Finished draws in a safetensors file, with a fingerprint of the run that they belong to."""
-
-    def __init__(
-        self, path: str | os.PathLike | None, prior: Prior, likelihood: GaussianLikelihood, sampler: Sampler, seed: int
-    ) -> None:
-        self.path = None if path is None else Path(path)
-        digest = hashlib.sha256()
-        for part in (repr(prior), repr(sampler), repr(likelihood), str(seed)):
-            digest.update(part.encode())
-        for tensor in (likelihood.y, likelihood.sigma):
-            digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
-        self.fingerprint = digest.hexdigest()
-
-    def load(self) -> dict[int, Tensor]:
-        """Draws kept so far."""
-        if self.path is None or not self.path.exists():
-            return {}
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(self.path, framework="pt") as f:
-                meta = f.metadata() or {}
-                if json.loads(meta.get("run", "null")) != self.fingerprint:
-                    raise SamplingError(f"checkpoint {self.path} belongs to another run; delete it or name another file")
-                return {int(k): f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise SamplingError(f"checkpoint {self.path} cannot be read: {error}") from error
-
-    def save(self, finished: dict[int, Tensor]) -> None:
-        """Replace the file, never leaving half of one."""
-        if self.path is None:
-            return
-        from safetensors.torch import save_file
-
-        partial = self.path.with_name(self.path.name + ".partial")
-        tensors = {str(i): x.contiguous() for i, x in finished.items()}
-        save_file(tensors, partial, metadata={"run": json.dumps(self.fingerprint)})
-        partial.replace(self.path)
 
 
 @contextmanager

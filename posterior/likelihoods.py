@@ -158,7 +158,9 @@ class GaussianLikelihood:
     def _cast(self, event_shape: tuple[int, ...], dtype: torch.dtype) -> Physics:
         if real_view(self.y).dtype == dtype:
             return self.operator
-        cast = copy.deepcopy(self.operator).to(dtype)
+        copied = copy.deepcopy(self.operator)
+        # Module.to(real dtype) would cut the imaginary part off complex buffers; double() and float() leave them alone.
+        cast = copied.double() if dtype == torch.float64 else copied.float()
         try:
             out = cast.A(torch.zeros(1, *event_shape, dtype=dtype, device=self.y.device))
         except RuntimeError:

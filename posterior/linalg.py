@@ -21,7 +21,7 @@ def norm(v: Tensor) -> Tensor:
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each item, accumulated in float64, as a column that broadcasts; (B, 1, ..., 1)."""
-    return (a.double() * b.double()).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
+    return (a * b).flatten(1).sum(1, dtype=torch.float64).reshape(-1, *[1] * (a.ndim - 1))
 
 
 def cg(

@@ -31,6 +31,7 @@ class Problem:
         event_shape: Shape of one field.
         counts: Counter, shared by all that run on this problem.
         memo: Facts found once that depend on no draw (see `iterations_for`).
+        chunk: Most fields that go through the network at once; None for no limit.
     """
 
     prior: Prior
@@ -38,12 +39,19 @@ class Problem:
     event_shape: tuple[int, ...]
     counts: Counts = field(default_factory=Counts)
     memo: dict[Hashable, int] = field(default_factory=dict)
+    chunk: int | None = None
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """E[x0 | x] of the prior, without a graph."""
         self.counts.forward += x.shape[0]
         with torch.no_grad():
             return self.prior.denoise(x, sigma)
+
+    def in_chunks(self, f: Callable[..., tuple[Tensor, ...]], *batches: Tensor) -> tuple[Tensor, ...]:
+        """``f`` of batches (N, ...), `chunk` items at a time, joined; ``f`` returns a tuple of batches."""
+        size = self.chunk or batches[0].shape[0]
+        parts = [f(*piece) for piece in zip(*(b.split(size) for b in batches), strict=True)]
+        return parts[0] if len(parts) == 1 else tuple(torch.cat(t) for t in zip(*parts, strict=True))
 
     def denoise_with_vjp(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """E[x0 | x] and the map v -> J^T v with J = dD/dx, through one network call and its graph."""
@@ -59,8 +67,10 @@ class Problem:
 
         return mean.detach(), vjp
 
-    def iterations_for(self, key: Hashable, system: Apply, typical: Callable[[], Tensor], stop: float, limit: int) -> int:
-        """Conjugate-gradient iterations that a typical right-hand side needs, found once and then used for all draws.
+    def iterations_for(
+        self, key: Hashable, system: Apply, typical: Callable[[], Tensor], stop: float, limit: int
+    ) -> int:
+        """Conjugate-gradient iterations of a typical right-hand side, found once and then used for all draws.
 
         A stop test on each draw would let rounding, and so the batch, decide how many iterations a draw gets.
 

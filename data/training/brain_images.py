@@ -94,6 +94,39 @@ def plane(subject: Subject, size: int, rng: np.random.Generator) -> np.ndarray:
     return cut[0, :, 0].numpy()
 
 
+def sharpness(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The image with the middle of its spectrum raised by a random gain of up to 2.5.
+
+    Trilinear cuts and averaged templates hold up to five times less power between 0.1 and 0.3 cycles per pixel than
+    scans do; air stays dark and magnitudes stay positive.
+    """
+    h, w = image.shape
+    f = np.hypot(np.fft.fftfreq(h)[:, None], np.fft.fftfreq(w)[None])
+    centre, width = rng.uniform(0.12, 0.28), rng.uniform(0.06, 0.12)
+    gain = 1 + rng.uniform(0, 1.5) * np.exp(-(((f - centre) / width) ** 2))
+    return np.fft.ifft2(np.fft.fft2(image) * gain).real.clip(0, None).astype(np.float32)
+
+
+def native_plane(subject: Subject, size: int, rng: np.random.Generator) -> np.ndarray:
+    """One plane as it was scanned, not interpolated: (K, size, size), zero outside the volume."""
+    axis = int(rng.integers(3))
+    index = int(subject.volumes.shape[axis + 1] * rng.uniform(0.2, 0.8))
+    cut = np.rot90(subject.volumes.select(axis + 1, index).numpy(), axes=(1, 2))
+    if rng.random() < 0.5:
+        cut = cut[:, :, ::-1]
+    if rng.random() < 0.2:
+        cut = np.rot90(cut, axes=(1, 2))
+    out = np.zeros((cut.shape[0], size, size), np.float32)
+    free = [cut.shape[1] - size, cut.shape[2] - size]
+    start = [int(rng.integers(min(0, n), max(0, n) + 1)) for n in free]
+    rows = slice(max(0, start[0]), max(0, start[0]) + size)
+    cols = slice(max(0, start[1]), max(0, start[1]) + size)
+    part = cut[:, rows, cols]
+    top, left = max(0, -start[0]), max(0, -start[1])
+    out[:, top : top + part.shape[1], left : left + part.shape[2]] = part
+    return out
+
+
 def contrast(cut: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One magnitude image (H, W) from the K maps of a plane."""
     k = cut.shape[0]
@@ -128,9 +161,11 @@ class BrainImages:
     Args:
         seed: Image i of a seed is always the same.
         sizes: Side of the images of a batch and how many there are, with the probability of each.
+        sharp: Whether a third of the planes are native and the others may be sharpened.
     """
 
-    def __init__(self, seed: int, sizes: tuple[tuple[int, int, float], ...]) -> None:
+    def __init__(self, seed: int, sizes: tuple[tuple[int, int, float], ...], sharp: bool = True) -> None:
+        self.sharp = sharp
         self.seed = seed
         self.sizes = sizes
         self.subjects = {name: Subject.load(files) for name, files in TRAINING_SUBJECTS.items()}
@@ -146,7 +181,10 @@ class BrainImages:
         names = list(self.subjects)
         for _ in range(20):
             subject = self.subjects[names[int(rng.choice(len(names), p=[SUBJECT_WEIGHTS[n] for n in names]))]]
-            magnitude = contrast(plane(subject, size, rng), rng)
+            native = self.sharp and rng.random() < 0.35
+            magnitude = contrast((native_plane if native else plane)(subject, size, rng), rng)
+            if self.sharp and rng.random() < (0.3 if native else 0.8):
+                magnitude = sharpness(magnitude, rng)
             bright = np.percentile(magnitude, 99)
             if bright > 0.05 and (magnitude > 0.2 * bright).mean() > 0.03:
                 break

@@ -1,5 +1,7 @@
 """Train `brain-mri`: ``python data/training/train_brain_mri.py --out runs/brain-mri``; run again to resume.
 
+``--start`` goes on from the averaged weights of another run, on the reference Gaussian of that run.
+
 Training reads icbm152, one clinical T1 head and one three-contrast subject; colin27 is held out entirely and gives the
 error spectrum and the curves on the card.
 """
@@ -7,6 +9,7 @@ error spectrum and the curves on the card.
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 
@@ -24,9 +27,9 @@ SIZES = ((96, 8, 0.45), (128, 5, 0.25), (192, 2, 0.18), (256, 1, 0.12))
 BLOCKS = (32, 64, 96, 128)
 
 
-def brain_reference(seed: int, images: int, scale: float) -> RadialReference:
+def brain_reference(seed: int, images: int, scale: float, sharp: bool) -> RadialReference:
     """Radial power spectrum of whole training slices, standardised by ``scale``."""
-    data = BrainImages(seed, ((256, images, 1.0),))(0) / scale
+    data = BrainImages(seed, ((256, images, 1.0),), sharp)(0) / scale
     return RadialReference(*radial_spectrum(data))
 
 
@@ -70,20 +73,26 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--smooth", action="store_true", help="no native planes and no sharpening")
+    parser.add_argument("--start", type=Path, help="folder of a finished run to go on from")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     scale = 0.25  # about the root-mean-square of real and imaginary parts inside a head
     cache = args.out / "reference.pt"
+    if args.start is not None and not cache.exists():
+        shutil.copy(args.start / "reference.pt", cache)
     if cache.exists():
         frequencies, power = torch.load(cache, weights_only=True)
         reference = RadialReference(frequencies, power)
     else:
-        reference = brain_reference(args.seed + 1, 300, scale)
+        reference = brain_reference(args.seed + 1, 300, scale, not args.smooth)
         torch.save((reference.frequencies, reference.power), cache)
     settings = TrainingSettings(steps=args.steps, learning_rate=args.learning_rate, seed=args.seed)
     prior = brain_prior(reference, scale, (settings.sigma_min, settings.sigma_max), args.seed)
-    data = BrainImages(args.seed, SIZES)
+    if args.start is not None:
+        prior.network.load_state_dict(torch.load(args.start / "checkpoint.pt", weights_only=True)["average"])
+    data = BrainImages(args.seed, SIZES, not args.smooth)
     recent: list[float] = []
     began = time.monotonic()
     first: list[int] = []

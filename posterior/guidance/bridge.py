@@ -36,7 +36,7 @@ class BridgeGuidance(Guidance):
     """
 
     iterations: int = 200
-    tolerance: float = 0.01
+    tolerance: float = 0.02
 
     def start(self, problem: Problem, sigma: float, noise: Noise) -> Tensor:
         """A draw of the reference Gaussian's own posterior, noised: right at any ``sigma`` where the prior is Gaussian."""
@@ -81,7 +81,10 @@ class BridgeGuidance(Guidance):
     def _update(
         self, problem: Problem, key: Hashable, lin: Linearisation, cov: Covariance, residual: Tensor
     ) -> Tensor:
-        return gaussian_update(problem, (key, self), lin, cov, residual, self.iterations, self.tolerance)
+        # The start is noised at once, which drowns what a rough solve leaves.
+        rough = key == "start"
+        iterations, tolerance = (self.iterations // 4, 5 * self.tolerance) if rough else (self.iterations, self.tolerance)
+        return gaussian_update(problem, (key, self), lin, cov, residual, max(1, iterations), tolerance)
 
 
 def _reference(problem: Problem) -> Reference:

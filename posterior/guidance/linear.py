@@ -37,21 +37,22 @@ def gaussian_update(
     """
     like = problem.likelihood
     precision = like.reach / like.variance
+    root = cov.root(residual)
 
     def system(near: Linearisation) -> Apply:
         information = information_operator(like, near, precision)
-        return lambda w: w + cov.sqrt(information(cov.sqrt(w)))
+        return lambda w: w + root(information(root(w)))
 
     def typical() -> Tensor:
         eta = like.variance.sqrt() * pilot_noise(tuple(like.y.shape[1:]), residual, seed=1)
-        return cov.sqrt(pilot.vjp(precision * (pilot.jvp(cov.sqrt(z)) + eta)))
+        return root(pilot.vjp(precision * (pilot.jvp(root(z)) + eta)))
 
     z = pilot_noise(problem.event_shape, residual)
-    pilot = like.model.linearise(cov.sqrt(z))
+    pilot = like.model.linearise(root(z))
     stop = tolerance * z.numel() ** 0.5
     count = problem.iterations_for(key, system(pilot), typical, stop, iterations)
-    right = cov.sqrt(lin.vjp(precision * residual))
-    return cov.sqrt(cg(system(lin), right, iterations=count)[0])
+    right = root(lin.vjp(precision * residual))
+    return root(cg(system(lin), right, iterations=count)[0])
 
 
 def information_operator(

@@ -88,6 +88,11 @@ class Covariance:
         """``C^(1/2) v``: turns white noise into a draw of N(0, C)."""
         return self.function(v, torch.sqrt)
 
+    def root(self, like: Tensor) -> Callable[[Tensor], Tensor]:
+        """`sqrt` for many fields of the precision and device of ``like``: its weights are worked out once."""
+        weights = self.basis.fold(self.eigenvalues).sqrt().to(like)
+        return lambda v: self.basis.synthesise(weights * self.basis.analyse(v), v.shape)
+
     def given(self, sigma: Tensor | float) -> Covariance:
         """Covariance of x0 given x0 + sigma eps; ``sigma`` a scalar."""
         s2 = torch.as_tensor(sigma, dtype=self.eigenvalues.dtype) ** 2

@@ -109,7 +109,7 @@ class RadialReference(Reference):
         if inside != sigma:
             # Outside the table the network's gain over the Gaussian is taken to stay what it is at the edge.
             measured = measured / self.covariance(event_shape).given(inside).eigenvalues * given.eigenvalues
-        return Covariance(FourierBasis(2), torch.minimum(measured, torch.full_like(measured, sigma**2)))
+        return Covariance(FourierBasis(2), measured)
 
     def _on_grid(self, table: Tensor, event_shape: tuple[int, ...]) -> Tensor:
         h, w = event_shape[-2:]

@@ -33,10 +33,14 @@ class Sampler(ABC):
     Attributes:
         steps: Steps that `step` must be called.
         is_posterior: False for methods that return a mode or a mean, whose spread means nothing.
+        population: True for methods whose draws are the weighted particles of one run. Their `init` sees the
+            noise of all particles at once, a `smc.core.PopulationNoise`, and their states are
+            `smc.core.Particles`.
     """
 
     steps: int
     is_posterior: bool = True
+    population: bool = False
 
     @abstractmethod
     def init(self, problem: Problem, noise: Noise) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def sense_cg(problem: MRIProblem, regularisation: float | None = None, *, iterat
         return solve(regularisation)[0]
     low, high = -4.0, 0.0  # of the logarithm to base 10; the operator's norm is about one
     x = solve(10**high)
-    for _ in range(6):
+    for _ in range(8):
         middle = (low + high) / 2
         x = solve(10**middle, x)
         if float(problem.chi_square(x)) > 1:
@@ -86,13 +87,16 @@ def l1_wavelet(
         raise ImportError("l1_wavelet needs sigpy: pip install 'posterior[mri]'") from error
 
     y = torch.complex(problem.y[0, 0], problem.y[0, 1]).numpy()
+    maps = problem.maps.numpy()
     app = L1WaveletRecon(
         y,
-        problem.maps.numpy(),
+        maps,
         regularisation,
         weights=problem.mask.float().numpy(),
         wave_name=wavelet,
         max_iter=iterations,
+        # One over the operator's squared norm, which sigpy would estimate with global random numbers.
+        alpha=float(1 / (np.abs(maps) ** 2).sum(0).max()),
         show_pbar=False,
     )
     return torch.view_as_real(torch.from_numpy(app.run())).movedim(-1, 0).contiguous()

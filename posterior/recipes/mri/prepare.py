@@ -58,13 +58,14 @@ def prepare(
     if coils is not None and coils < shape[0]:
         data, matrix = compress_coils(data, coils)
     centre = calibration_region(kspace.mask.float())
+    inside = None
     if given is not None:
         whitened = torch.einsum("ij,jyx->iyx", matrix, sigma * prewhiten(given, covariance))
         how = "given"
     elif shape[0] == 1:
         whitened, how = torch.ones(1, *shape[1:], dtype=data.dtype), "one coil, taken as uniform"
     else:
-        whitened, how = _estimated_maps(data, kspace, centre, calibration, crop)
+        whitened, inside, how = _estimated_maps(data, kspace, centre, calibration, crop)
     if given is None:
         # In the coils of the file the sensitivities shall have a root sum of squares of one.
         back = (factor.to(data.dtype) / sigma) @ matrix.conj().T
@@ -82,6 +83,7 @@ def prepare(
         scale=1.0,
         mask=kspace.mask,
         calibration=centre,
+        inside=inside,
         truth=reference if fits else None,
         source=kspace.source,
         voxel_size=kspace.voxel_size,
@@ -145,7 +147,7 @@ def _covariance(kspace: KSpace, noise: Tensor | float | None) -> Tensor:
 
 def _estimated_maps(
     data: Tensor, kspace: KSpace, centre: tuple[int, int], calibration: int, crop: float
-) -> tuple[Tensor, str]:
+) -> tuple[Tensor, Tensor, str]:
     from operators import espirit_maps
 
     side = min(calibration, *centre)
@@ -156,9 +158,11 @@ def _estimated_maps(
         )
     try:
         # Below two kernels a side the patches are too few to tell the coils' subspace from all there is.
-        maps = espirit_maps(data, side, kernel=min(6, side // 2), crop=crop)
+        # The operator keeps the maps of air as well: only so do the data tell that it is dark.
+        maps = espirit_maps(data, side, kernel=min(6, side // 2), crop=0.0)
+        inside = (espirit_maps(data, side, kernel=min(6, side // 2), crop=crop) != 0).any(0)
     except ValueError as error:
         raise KSpaceError(f"{kspace.source}: coil maps cannot be estimated ({error}); pass them") from error
-    if not maps.any():
+    if not inside.any():
         raise KSpaceError(f"{kspace.source}: ESPIRiT finds no object in the calibration data; pass coil maps")
-    return maps, f"ESPIRiT, from the central {side} x {side} samples"
+    return maps, inside, f"ESPIRiT, from the central {side} x {side} samples"

@@ -32,6 +32,7 @@ class MRIProblem:
         calibration: Height and width of the fully sampled centre of k-space.
 
     Other arguments:
+        inside: (H, W) bool, where the calibration lines show an object; where the maps are not zero if None.
         truth: Magnitude of the true image (H, W), or None.
         source: Where the data come from.
         voxel_size: (dy, dx) in mm, or None.
@@ -44,6 +45,7 @@ class MRIProblem:
     scale: float
     mask: Tensor
     calibration: tuple[int, int]
+    inside: Tensor | None = None
     truth: Tensor | None = None
     source: str = "k-space"
     voxel_size: tuple[float, float] | None = None
@@ -56,13 +58,14 @@ class MRIProblem:
 
     @property
     def maps(self) -> Tensor:
-        """Coil sensitivities (coils, H, W), complex; zero outside the object."""
+        """Coil sensitivities (coils, H, W), complex."""
         return self.operator.coil_maps[0]
 
     @property
     def support(self) -> Tensor:
-        """(H, W) bool, where some coil sees something."""
-        return (self.maps != 0).any(0)
+        """(H, W) bool, where there may be an object and some coil sees it."""
+        seen = (self.maps != 0).any(0)
+        return seen if self.inside is None else seen & self.inside
 
     @property
     def measurements(self) -> int:
@@ -75,7 +78,7 @@ class MRIProblem:
         return GaussianLikelihood(self.operator, self.y, self.sigma)
 
     def on_support(self, x: Tensor) -> Tensor:
-        """Images (B, 2, H, W), zero outside `support`, where the coil maps say that there is no object."""
+        """Images (B, 2, H, W) or (2, H, W), zero outside `support`, where there is no object."""
         return x * self.support
 
     def chi_square(self, x: Tensor) -> Tensor:

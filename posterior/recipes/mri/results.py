@@ -146,7 +146,7 @@ def reconstruct(
         SamplingError: If the sampler fails.
     """
     settings = {"draws": draws, "seed": seed, "batch_size": batch_size, "progress": progress}
-    settings["event_shape"] = problem.event_shape
+    settings |= {"event_shape": problem.event_shape, "dtype": torch.float32}
     drawn = sample(prior, problem.likelihood, sampler, checkpoint=checkpoint, **settings)
     predictive = None
     if check:
@@ -159,6 +159,7 @@ def reconstruct(
     magnitude = drawn.magnitude()
     uncertain = drawn.is_posterior and draws > 1
     plain = {"zero-filled": zero_filled(problem), "SENSE-CG": sense_cg(problem)}
+    plain = {name: problem.on_support(x) for name, x in plain.items()}
     images = {name: torch.linalg.vector_norm(x, dim=0) for name, x in plain.items()}
     images["posterior mean" if drawn.is_posterior else "estimate"] = magnitude.mean
     residuals = {name: float(problem.chi_square(x[None])) for name, x in plain.items()}

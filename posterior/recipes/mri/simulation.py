@@ -24,7 +24,7 @@ def simulate(
     acceleration: float = 4.0,
     coils: int = 8,
     noise: float = NOISE,
-    kind: Literal["random", "equispaced", "variable-density", "poisson"] = "random",
+    kind: Literal["random", "equispaced", "variable-density", "poisson"] = "variable-density",
     center_fraction: float | None = None,
     source: str = "simulation",
     voxel_size: tuple[float, float] | None = None,

@@ -1,0 +1,62 @@
+"""Which factor on the error spectrum makes draws of `brain-mri` as wide as they are wrong.
+
+``python data/training/spread_brain_mri.py``: simulated images of the training subjects, 4x undersampled with 8 coils;
+for each factor the error of the posterior mean beside the standard deviation of the draws, inside the head.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+import numpy as np
+import torch
+from brain_images import BrainImages
+
+import posterior
+from posterior.recipes.mri.prepare import prepare
+from posterior.recipes.mri.results import head_mask
+from posterior.recipes.mri.simulation import simulate
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--factors", type=float, nargs="+", default=[1.0, 1.5, 2.0, 2.5, 3.0])
+    parser.add_argument("--images", type=int, default=6)
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--draws", type=int, default=4)
+    args = parser.parse_args()
+    prior = posterior.load_prior("brain-mri")
+    assert isinstance(prior, posterior.NetworkPrior)
+    table = prior.reference
+    made_with = prior.card["spread"]
+    data = BrainImages(1234, ((args.size, args.images, 1.0),))
+    problems = [
+        prepare(simulate(torch.hypot(*image), seed=i, source=f"simulated image {i}"))
+        for i, image in enumerate(data(0))
+    ]
+    for factor in args.factors:
+        prior.reference = dataclasses.replace(table, errors=table.errors * (factor / made_with) ** 2)
+        squared, variance = [], []
+        for problem in problems:
+            draws = posterior.sample(
+                prior,
+                problem.likelihood,
+                posterior.GaussianBridge(),
+                draws=args.draws,
+                event_shape=problem.event_shape,
+                dtype=torch.float32,
+            )
+            size = torch.linalg.vector_norm(draws.samples, dim=1)
+            head = head_mask(problem.truth)
+            spread = size.var(0)[head]
+            # The mean of n draws carries 1/n of their variance as an error of its own.
+            squared.append(float(((size.mean(0) - problem.truth)[head] ** 2 - spread / args.draws).mean()))
+            variance.append(float(spread.mean()))
+        error, std = np.sqrt(squared), np.sqrt(variance)
+        print(f"factor {factor}: error {error.round(4)} std {std.round(4)} ratio {np.median(error / std):.2f}", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What a run keeps on disk, so that one that was stopped goes on from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posterior.likelihoods import GaussianLikelihood
+from posterior.priors.base import Prior
+from posterior.samplers.base import Sampler
+
+
+class SamplingError(RuntimeError):
+    """A run that could not end well; the message says which sampler, at which step, and what happened."""
+
+
+class Checkpoint:
+    """Finished draws in a safetensors file, with a fingerprint of the run that they belong to.
+
+    Args:
+        path: The file; None keeps nothing.
+        prior: What the run is made of; with the likelihood's data it makes the fingerprint.
+        likelihood: Likewise.
+        sampler: Likewise.
+        key: What else tells runs apart: the seed, and for populations their size.
+
+    Raises:
+        SamplingError: If the file's folder does not exist.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike | None,
+        prior: Prior,
+        likelihood: GaussianLikelihood,
+        sampler: Sampler,
+        key: str,
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        self.fingerprint = ""
+        if self.path is None:
+            return
+        if not self.path.parent.is_dir():
+            raise SamplingError(
+                f"checkpoint {self.path} cannot be written: there is no folder {self.path.parent}"
+            )
+        digest = hashlib.sha256()
+        scale, shift = (torch.as_tensor(v) for v in (prior.affine.scale, prior.affine.shift))
+        for part in (repr(prior), prior.units, repr(sampler), repr(likelihood), key):
+            digest.update(part.encode())
+        for tensor in (
+            likelihood.y,
+            likelihood.sigma,
+            scale,
+            shift,
+            *_tensors([likelihood.operator, prior], set()),
+        ):
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        self.fingerprint = digest.hexdigest()
+
+    def load(self) -> dict[str, Tensor]:
+        """What was kept so far, by name."""
+        if self.path is None or not self.path.exists():
+            return {}
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path, framework="pt") as f:
+                meta = f.metadata() or {}
+                if json.loads(meta.get("run", "null")) != self.fingerprint:
+                    raise SamplingError(
+                        f"checkpoint {self.path} belongs to another run; delete it or name another file"
+                    )
+                return {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise SamplingError(f"checkpoint {self.path} cannot be read: {error}") from error
+
+    def save(self, finished: dict[str, Tensor]) -> None:
+        """Replace the file, never leaving half of one."""
+        if self.path is None:
+            return
+        from safetensors.torch import save_file
+
+        partial = self.path.with_name(self.path.name + ".partial")
+        tensors = {name: x.contiguous() for name, x in finished.items()}
+        save_file(tensors, partial, metadata={"run": json.dumps(self.fingerprint)})
+        partial.replace(self.path)
+
+
+def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Every tensor that an object holds: weights of a network, masks of an operator, points of a prior."""
+    if isinstance(value, Tensor):
+        yield value
+        return
+    if id(value) in seen or isinstance(value, type | str | bytes):
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.nn.Module):
+        yield from (t for _, t in sorted(value.state_dict().items()) if isinstance(t, Tensor))
+    elif isinstance(value, dict):
+        for name in sorted(value, key=str):
+            yield from _tensors(value[name], seen)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item, seen)
+    elif hasattr(value, "__dict__") and not callable(value):
+        yield from _tensors(vars(value), seen)

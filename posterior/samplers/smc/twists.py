@@ -1,0 +1,383 @@
+"""Twists: guesses of p(y | x_sigma) that steer particles, and the moves that they propose.
+
+A twist psi_sigma(x) = N(y; A(D), V) tells particles early which of them the data favour. Importance weights
+undo what it does to their law, so any twist is exact as the population grows; a good one needs few particles.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from posterior.likelihoods import StandardLikelihood
+from posterior.priors.covariance import Covariance
+from posterior.problem import Problem
+from posterior.samplers.smc.core import PopulationNoise
+
+LARGEST_JACOBIAN = 64
+LARGEST_DENSE = 1024
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The measured entries of a likelihood, flattened.
+
+    Args:
+        likelihood: The likelihood.
+        reach: Which entries of the flattened data are measurements.
+        y: Their values, (m,).
+        variance: Their noise variances, (m,).
+        rows: A as a matrix (m, n), None where the operator is not linear or the matrix was not asked for.
+    """
+
+    likelihood: StandardLikelihood
+    reach: Tensor
+    y: Tensor
+    variance: Tensor
+    rows: Tensor | None
+
+    @classmethod
+    def of(cls, problem: Problem, matrix: bool) -> Measurements:
+        """Those of a problem; ``matrix`` asks for A, by its transpose applied to unit vectors."""
+        like = problem.likelihood
+        reach = like.reach.flatten()
+        rows = None
+        if matrix and like.model.linear:
+            parts = [like.model.transpose(u).flatten(1) for u in _units(like, reach).split(256)]
+            rows = torch.cat(parts)
+        return cls(like, reach, like.y.flatten()[reach], like.variance.flatten()[reach], rows)
+
+    def residual(self, z: Tensor) -> Tensor:
+        """y - A(z), (B, m)."""
+        return self.y - self.likelihood.model.predict(z).flatten(1)[:, self.reach]
+
+    def rows_near(self, z: Tensor) -> Tensor:
+        """A's rows: (m, n), or (B, m, n) near ``z`` of a nonlinear operator."""
+        if self.rows is not None:
+            return self.rows
+        lin = self.likelihood.model.linearise(z)
+        units = _units(self.likelihood, self.reach)
+        return torch.stack([lin.vjp(u[None].expand_as(lin.prediction)).flatten(1) for u in units], 1)
+
+    def pull(self, z: Tensor, u: Tensor) -> Tensor:
+        """A^T u near ``z`` for ``u`` (B, m), as fields."""
+        lin = self.likelihood.model.linearise(z)
+        full = u.new_zeros(len(u), self.likelihood.y.numel())
+        full[:, self.reach] = u
+        return lin.vjp(full.reshape(len(u), *self.likelihood.y.shape[1:]))
+
+
+class Twist(ABC):
+    """A twist of one run; what it `evaluate`s is carried by the particles until they `move`."""
+
+    def start(self, problem: Problem, sigma: float, noise: PopulationNoise) -> tuple[Tensor, Tensor]:
+        """Particles at the first noise level and log(model density / proposal density), (N,).
+
+        The model starts from N(mu, C + sigma^2 I), the noised reference Gaussian; a prior without one from
+        N(0, (rms^2 + sigma^2) I).
+        """
+        z = noise()
+        reference = problem.prior.reference
+        if reference is None:
+            return math.sqrt(problem.prior.rms**2 + sigma**2) * z, z.new_zeros(len(z))
+        mean = reference.mean(problem.event_shape)
+        mean = mean.to(z) if isinstance(mean, Tensor) else mean
+        cov = reference.covariance(problem.event_shape).plus_white(sigma**2)
+        return mean + cov.sqrt(z), z.new_zeros(len(z))
+
+    @abstractmethod
+    def evaluate(self, problem: Problem, x: Tensor, sigma: float) -> tuple[Tensor, ...]:
+        """At particles ``x`` (N, *event): D, log psi (N,), and what `move` needs besides, all (N, ...)."""
+
+    @abstractmethod
+    def move(
+        self,
+        problem: Problem,
+        x: Tensor,
+        carried: tuple[Tensor, ...],
+        sigma: float,
+        sigma_next: float,
+        noise: PopulationNoise,
+    ) -> tuple[Tensor, Tensor]:
+        """Particles at ``sigma_next`` and log(model density / proposal density) of each move, (N,)."""
+
+
+class GradientTwist(Twist):
+    """psi = N(y; A(D), R + S), moves steered by its gradient, S constant under differentiation.
+
+    S is 0 ("sharp"), r^2 A A^T with r^2 = sigma^2 t^2 / (sigma^2 + t^2), t the prior's rms ("pigdm"), or
+    sigma^2 A J A^T, J = dD/dx, the exact covariance of A x0 given x ("mmps"). Nonlinear operators are
+    linearised at D.
+
+    The model's own move is driven by white noise z,
+
+        x' = x_hat + (1 - r) k (D(x_hat, sigma') - D(x, sigma)),  x_hat = r x + (1 - r) D(x, sigma) + s z,
+
+    with r = (sigma' / sigma)^2, s = sigma' sqrt(1 - r), k = 1 / (sqrt(r) (1 + sqrt(r))). D is a martingale of
+    the reverse process, so the correction has mean zero to leading order; it restores the variance of x0
+    given x, which the ancestral move (k = 0) loses. k makes the move exact where J = I, and nearly so for
+    every Gaussian. The proposal draws z ~ N(delta, I - Q M Q^T), the law of z given y were x0 given x
+    Gaussian, and its density ratio is that of two Gaussians in z whatever the network does. With "sharp" and
+    "pigdm" the covariance of z stays the identity, and "sharp" is steered by the gradient divided by 1 + r^2
+    a, a the size of A A^T / R along the residual.
+
+    References:
+        Wu, Trippe, Naesseth, Blei, Cunningham. Practical and asymptotically exact conditional sampling in
+        diffusion models. NeurIPS 2023. arXiv:2306.17775. Kloeden, Platen. Numerical solution of stochastic
+        differential equations. 1992. Section 14.1.
+    """
+
+    def __init__(self, problem: Problem, kind: Literal["sharp", "pigdm", "mmps"], corrected: bool) -> None:
+        count, linear = problem.likelihood.count, problem.likelihood.model.linear
+        largest = LARGEST_DENSE if kind == "pigdm" and linear else LARGEST_JACOBIAN
+        if kind != "sharp" and count > largest:
+            other = "twist='sharp'" if kind == "pigdm" or not linear else "twist='pigdm', twist='reference'"
+            raise ValueError(
+                f"TDS: twist='{kind}' forms matrices of the size of the data, {count}, and takes at most "
+                f"{largest}; use {other}, or a sampler without particles (MMPS, GaussianBridge)"
+            )
+        self.kind = kind
+        self.corrected = corrected
+        self.data = Measurements.of(problem, matrix=kind != "sharp")
+
+    def evaluate(self, problem: Problem, x: Tensor, sigma: float) -> tuple[Tensor, ...]:
+        """D, log psi, sigma^2 J^T A^T V^-1 (y - A(D)), size of J; and for "mmps" sigma J A^T V^(-T/2)."""
+        return problem.in_chunks(lambda piece: self._evaluate(problem, piece, sigma), x)
+
+    def _evaluate(self, problem: Problem, x: Tensor, sigma: float) -> tuple[Tensor, ...]:
+        data, batch = self.data, len(x)
+        mean, vjp = problem.denoise_with_vjp(x, sigma)
+        residual = data.residual(mean)
+        if self.kind == "sharp":
+            white = residual / data.variance.sqrt()
+            log_twist = _log_normal(white, 0.5 * data.variance.log().sum())
+            uphill = data.pull(mean, residual / data.variance)
+            # Along the residual A A^T is this number; without it the steps of informative data overshoot.
+            along = uphill.flatten(1).square().sum(1) / white.square().sum(1).clamp_min(1e-300)
+            damped = uphill.flatten(1) / (1 + self._spread2(problem, sigma) * along)[:, None]
+            shift = sigma**2 * vjp(damped.reshape(x.shape))
+            return mean, log_twist, shift, self._typical_size(problem, sigma, x)
+        rows = data.rows_near(mean)
+        if self.kind == "pigdm":
+            spread2 = self._spread2(problem, sigma)
+            root = torch.linalg.cholesky(spread2 * rows @ rows.mT + torch.diag(data.variance))
+            white = _solve(root, residual)
+            shift = sigma**2 * vjp(data.pull(mean, _solve_transposed(root, white)))
+            return mean, _log_normal(white, _half_log_det(root)), shift, self._typical_size(problem, sigma, x)
+        each = rows.unbind(-2)
+        columns = [vjp(row.expand(batch, -1).reshape(x.shape)).flatten(1) for row in each]
+        pulled = torch.stack(columns, 2)
+        seen = rows @ pulled
+        root = _robust_root(sigma**2 * (seen + seen.mT) / 2, data.variance)
+        white = _solve(root, residual)
+        spread = sigma * torch.linalg.solve_triangular(root, pulled.mT, upper=False).mT
+        shift = sigma * (spread @ white[:, :, None])[..., 0]
+        size = seen.diagonal(dim1=1, dim2=2).sum(1) / rows.square().sum((-2, -1)).clamp_min(1e-300)
+        return mean, _log_normal(white, _half_log_det(root)), shift.reshape(x.shape), size.clamp(0, 4), spread
+
+    def move(
+        self,
+        problem: Problem,
+        x: Tensor,
+        carried: tuple[Tensor, ...],
+        sigma: float,
+        sigma_next: float,
+        noise: PopulationNoise,
+    ) -> tuple[Tensor, Tensor]:
+        """See `Twist.move`; the last move, to sigma' = 0, is x0 = D, unsteered."""
+        mean, _, shift, size, *rest = carried
+        if sigma_next == 0:
+            return mean, torch.zeros_like(size)
+        r = (sigma_next / sigma) ** 2
+        s = sigma_next * math.sqrt(1 - r)
+        # The noise acts on x' through I + c J; what the data say of x' is mapped back through its inverse.
+        inverse = 1 / (1 + (1 / math.sqrt(r) - 1) * size)
+        delta = (1 - r) / s * inverse[:, None] * shift.flatten(1)
+        xi = noise().flatten(1)
+        white, log_det = xi, torch.zeros_like(size)
+        if rest:
+            white, log_det = _shrink(xi, math.sqrt((1 - r) / r) * inverse[:, None, None] * rest[0])
+        z = white + delta
+        log_ratio = 0.5 * (xi.square().sum(1) - z.square().sum(1)) + log_det
+        ahead = r * x + (1 - r) * mean + s * z.reshape(x.shape)
+        if not self.corrected:
+            return ahead, log_ratio
+        (fresh,) = problem.in_chunks(lambda piece: (problem.denoise(piece, sigma_next),), ahead)
+        return ahead + (1 - r) / (math.sqrt(r) * (1 + math.sqrt(r))) * (fresh - mean), log_ratio
+
+    def _spread2(self, problem: Problem, sigma: float) -> float:
+        """Variance of a coordinate of x0 given x, were the prior white."""
+        return 1 / (1 / sigma**2 + 1 / problem.prior.rms**2)
+
+    def _typical_size(self, problem: Problem, sigma: float, x: Tensor) -> Tensor:
+        return x.new_full((len(x),), self._spread2(problem, sigma) / sigma**2)
+
+
+class ReferenceTwist(Twist):
+    """psi = N(y; A D, R + A C_sigma A^T), C_sigma the reference Gaussian's covariance of x0 given x_sigma.
+
+    The model's move draws x0 ~ N(D, C_sigma), the proposal draws it given y (Matheron's rule), and x0 is
+    integrated out of the weight: with m = r x + (1 - r) D, P = s^2 I + (1 - r)^2 C_sigma and C_ = s^2 C_sigma
+    P^-1,
+
+        p(x' | x) / q(x' | x) = psi_sigma(x) / N(y; A (D + (1 - r) C_sigma P^-1 (x' - m)), R + A C_ A^T).
+
+    The weights of a Gaussian prior are constant, at any number of steps. One network call a step and no
+    backward pass; one factorisation of the data's covariance at each level, shared by all particles. Linear
+    operators only.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        count = problem.likelihood.count
+        if problem.prior.reference is None:
+            raise ValueError(
+                f"TDS: twist='reference', but prior '{problem.prior.name}' carries no reference Gaussian"
+            )
+        if not problem.likelihood.model.linear:
+            raise ValueError(
+                "TDS: twist='reference' takes linear operators only; use twist='mmps' or twist='sharp'"
+            )
+        if count > LARGEST_DENSE:
+            raise ValueError(
+                f"TDS: twist='reference' forms matrices of the size of the data, {count}, and takes at most "
+                f"{LARGEST_DENSE}; use twist='sharp', or a sampler without particles (GaussianBridge, MMPS)"
+            )
+        self.reference = problem.prior.reference
+        self.data = Measurements.of(problem, matrix=True)
+        self._roots: dict[float, Tensor] = {}
+
+    def start(self, problem: Problem, sigma: float, noise: PopulationNoise) -> tuple[Tensor, Tensor]:
+        """See `Twist.start`; the proposal is the reference Gaussian's posterior, noised."""
+        cov = self.reference.covariance(problem.event_shape)
+        prior_mean = self.reference.mean(problem.event_shape)
+        mean = prior_mean + self.data.y.new_zeros(1, *problem.event_shape)
+        root = self._factor(cov, problem)
+        x = self._draw(mean, cov, root, noise) + sigma * noise()
+        following = self._factor(cov.given(sigma), problem)
+        seen = self._log_twist(self.reference.denoise(x, sigma), following)
+        return x, self._log_twist(mean, root) - seen
+
+    def evaluate(self, problem: Problem, x: Tensor, sigma: float) -> tuple[Tensor, ...]:
+        """D and log psi."""
+        (mean,) = problem.in_chunks(lambda piece: (problem.denoise(piece, sigma),), x)
+        return mean, self._log_twist(mean, self._root(problem, sigma))
+
+    def move(
+        self,
+        problem: Problem,
+        x: Tensor,
+        carried: tuple[Tensor, ...],
+        sigma: float,
+        sigma_next: float,
+        noise: PopulationNoise,
+    ) -> tuple[Tensor, Tensor]:
+        """See `Twist.move`."""
+        mean, log_twist = carried
+        cov = self.reference.error_covariance(problem.event_shape, sigma)
+        x0 = self._draw(mean, cov, self._root(problem, sigma), noise)
+        if sigma_next == 0:
+            return x0, log_twist - self.data.likelihood.log_prob(x0)
+        r = (sigma_next / sigma) ** 2
+        s2 = sigma_next**2 * (1 - r)
+        ahead = r * x + (1 - r) * x0 + math.sqrt(s2) * noise()
+        off = ahead - r * x - (1 - r) * mean
+        expected = mean + cov.function(off, lambda e: (1 - r) * e / (s2 + (1 - r) ** 2 * e))
+        left = cov.eigenvalues * s2 / (s2 + (1 - r) ** 2 * cov.eigenvalues)
+        following = self.reference.error_covariance(problem.event_shape, sigma_next)
+        if torch.allclose(left, following.eigenvalues, rtol=1e-9, atol=0):
+            given = self._root(problem, sigma_next)
+        else:
+            given = self._factor(Covariance(cov.basis, left), problem)
+        return ahead, log_twist - self._log_twist(expected, given)
+
+    def _draw(self, mean: Tensor, cov: Covariance, root: Tensor, noise: PopulationNoise) -> Tensor:
+        """Draws of N(mean, cov) given the data, L = ``root`` the factor of their covariance."""
+        prior_draw = mean + cov.sqrt(noise())
+        eta = self.data.variance.sqrt() * noise((len(self.data.y),))
+        u = _solve_transposed(root, _solve(root, self.data.residual(prior_draw) - eta))
+        return prior_draw + cov.apply((u @ self.data.rows).reshape(prior_draw.shape))
+
+    def _root(self, problem: Problem, sigma: float) -> Tensor:
+        if sigma not in self._roots:
+            while len(self._roots) > 1:
+                del self._roots[next(iter(self._roots))]
+            self._roots[sigma] = self._factor(
+                self.reference.error_covariance(problem.event_shape, sigma), problem
+            )
+        return self._roots[sigma]
+
+    def _factor(self, cov: Covariance, problem: Problem) -> Tensor:
+        rows = self.data.rows
+        spread = cov.apply(rows.reshape(-1, *problem.event_shape)).flatten(1)
+        v = rows @ spread.T
+        return torch.linalg.cholesky((v + v.T) / 2 + torch.diag(self.data.variance))
+
+    def _log_twist(self, mean: Tensor, root: Tensor) -> Tensor:
+        return _log_normal(_solve(root, self.data.residual(mean)), _half_log_det(root))
+
+
+def _units(like: StandardLikelihood, reach: Tensor) -> Tensor:
+    """A unit vector for each measurement, (m, *range)."""
+    eye = torch.eye(reach.numel(), dtype=like.y.dtype, device=like.y.device)[reach]
+    return eye.reshape(-1, *like.y.shape[1:])
+
+
+def _solve(root: Tensor, v: Tensor) -> Tensor:
+    """L^-1 v for ``v`` (B, m) and L (m, m) or (B, m, m)."""
+    if root.ndim == 2:
+        return torch.linalg.solve_triangular(root, v.T, upper=False).T
+    return torch.linalg.solve_triangular(root, v[:, :, None], upper=False)[..., 0]
+
+
+def _solve_transposed(root: Tensor, v: Tensor) -> Tensor:
+    """L^-T v."""
+    if root.ndim == 2:
+        return torch.linalg.solve_triangular(root.T, v.T, upper=True).T
+    return torch.linalg.solve_triangular(root.mT, v[:, :, None], upper=True)[..., 0]
+
+
+def _half_log_det(root: Tensor) -> Tensor:
+    return root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _log_normal(white: Tensor, half_log_det: Tensor) -> Tensor:
+    return -0.5 * (white.square().sum(1) + white.shape[1] * math.log(2 * math.pi)) - half_log_det
+
+
+def _robust_root(signal: Tensor, variance: Tensor) -> Tensor:
+    """Cholesky factors of signal + R, (B, m, m).
+
+    Where that is not positive, as a trained network's Jacobian may make it, the signal's negative eigenvalues
+    are dropped.
+    """
+    noise = torch.diag(variance)
+    root, info = torch.linalg.cholesky_ex(signal + noise)
+    for i in torch.nonzero(info).flatten().tolist():
+        kept = torch.zeros_like(noise)
+        if torch.isfinite(signal[i]).all():
+            values, vectors = torch.linalg.eigh(signal[i])
+            kept = (vectors * values.clamp_min(0)) @ vectors.T
+        root[i] = torch.linalg.cholesky(kept + noise)
+    return root
+
+
+def _shrink(xi: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """(I - Q M Q^T) xi, whose covariance is I - Q Q^T, and the log-determinant of that map.
+
+    Eigenvalues of Q Q^T above 0.95, which approximations can produce, shrink the noise as 0.95 does.
+
+    Args:
+        xi: White noise (B, n).
+        q: Q, (B, n, m).
+    """
+    values, vectors = torch.linalg.eigh(q.mT @ q)
+    values = values.clamp_min(1e-300)
+    root = (1 - values.clamp_max(0.95)).sqrt()
+    inner = vectors.mT @ (q.mT @ xi[:, :, None])
+    taken = q @ (vectors @ (((1 - root) / values)[:, :, None] * inner))
+    return xi - taken[..., 0], root.log().sum(1)
