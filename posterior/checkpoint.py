@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -112,4 +113,12 @@ def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
         for item in value:
             yield from _tensors(item, seen)
     elif hasattr(value, "__dict__") and not callable(value):
-        yield from _tensors(vars(value), seen)
+        # What is only computed when asked for would tell an object that was asked from one that was not.
+        kind = type(value)
+        held = {k: v for k, v in vars(value).items() if not _is_cached(kind, k)}
+        for name in sorted(held):  # not the dict itself: it is gone after this, and another may get its id
+            yield from _tensors(held[name], seen)
+
+
+def _is_cached(kind: type, name: str) -> bool:
+    return isinstance(getattr(kind, name, None), cached_property)

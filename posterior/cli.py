@@ -193,6 +193,9 @@ def priors() -> None:
 
 def main() -> None:
     """Entry point of the command ``posterior``."""
+    from posterior._memory import keep_large_blocks
+
+    keep_large_blocks()
     app()
 
 

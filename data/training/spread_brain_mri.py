@@ -14,6 +14,7 @@ import torch
 from brain_images import BrainImages
 
 import posterior
+from posterior._memory import keep_large_blocks
 from posterior.recipes.mri.prepare import prepare
 from posterior.recipes.mri.results import head_mask
 from posterior.recipes.mri.simulation import simulate
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--draws", type=int, default=4)
     args = parser.parse_args()
+    keep_large_blocks()
     prior = posterior.load_prior("brain-mri")
     assert isinstance(prior, posterior.NetworkPrior)
     table = prior.reference

@@ -49,6 +49,8 @@ class TDS(Sampler):
             direction of the prior's reference Gaussian, from whose noised law the particles start; the
             prior's own without one.
         sigma_min: Last noise level before 0, the prior's own where None.
+            From there x0 = D, and the last weight is p(y | x0): for data more precise than A x is at
+            this level, particles last only if it is lowered below their noise.
 
     Raises:
         ValueError: If an argument is out of range or unknown, or the data are too many for the twist.
