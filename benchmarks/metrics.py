@@ -59,17 +59,11 @@ def mode_weight_error(
     exact_weights: Tensor | None = None,
 ) -> float:
     """Total variation between the mode shares of two samples, 0 to 1."""
-    return float(
-        (mode_weights(x, means, weights) - mode_weights(exact, means, exact_weights)).abs().sum() / 2
-    )
+    return float((mode_weights(x, means, weights) - mode_weights(exact, means, exact_weights)).abs().sum() / 2)
 
 
 def _sorted(p: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Projections (N, P) sorted along rows (P, N), and the cumulative weights of that order."""
     values, order = p.T.contiguous().sort(dim=1)
-    w = (
-        torch.full((p.shape[0],), 1 / p.shape[0], dtype=torch.float64)
-        if weights is None
-        else weights.double()
-    )
+    w = torch.full((p.shape[0],), 1 / p.shape[0], dtype=torch.float64) if weights is None else weights.double()
     return values, (w / w.sum())[order].cumsum(1)

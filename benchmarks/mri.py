@@ -28,7 +28,7 @@ from posterior.recipes.mri.simulation import demo_image, simulate
 
 RESULTS = Path(__file__).parent / "results" / "mri.json"
 PAGE = Path(__file__).parent.parent / "docs" / "results-mri.md"
-WEIGHTS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
+WEIGHTS = (0.003, 0.006, 0.012)
 DRAWS = 20
 
 

@@ -153,9 +153,7 @@ def espirit_maps(
     return maps
 
 
-def noise_covariance(
-    kspace: Array, mask: Array | None = None, *, fraction: float = 0.15, trim: float = 0.1
-) -> Tensor:
+def noise_covariance(kspace: Array, mask: Array | None = None, *, fraction: float = 0.15, trim: float = 0.1) -> Tensor:
     r"""Noise covariance of the coils, estimated from the periphery of the measured k-space itself.
 
     Far from the centre the signal has decayed below the noise. The covariance :math:`C = E[n n^H] / 2` is
@@ -208,9 +206,7 @@ def noise_covariance(
     samples = samples.movedim(1, 0)[:, sampled]
     n = max(math.ceil(fraction * len(radius)), 32 * coils)
     if n > len(radius) / 2:
-        raise ValueError(
-            f"noise_covariance: {coils} coils need {64 * coils} sampled locations, got {len(radius)}"
-        )
+        raise ValueError(f"noise_covariance: {coils} coils need {64 * coils} sampled locations, got {len(radius)}")
     outermost = torch.argsort(radius, descending=True, stable=True)[:n]
     samples = samples[:, outermost]
     covariance = _trimmed_covariance(samples, trim)
@@ -323,9 +319,7 @@ def compress_coils(kspace: Array, coils: int) -> tuple[Tensor, Tensor]:
 def _kspace(kspace: Array, owner: str) -> Tensor:
     kspace = torch.as_tensor(kspace)
     if kspace.ndim < 3 or kspace.dtype not in (torch.complex64, torch.complex128):
-        raise ValueError(
-            f"{owner}: kspace must be complex (..., N, H, W), got {tuple(kspace.shape)} {kspace.dtype}"
-        )
+        raise ValueError(f"{owner}: kspace must be complex (..., N, H, W), got {tuple(kspace.shape)} {kspace.dtype}")
     if not torch.isfinite(torch.view_as_real(kspace)).all():
         raise ValueError(f"{owner}: kspace must be finite, got NaN or infinity")
     return kspace

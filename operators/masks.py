@@ -78,9 +78,7 @@ def cartesian_mask(
         density = (1 - np.abs(outer - lines // 2) / (lines / 2 + 1)) ** 2
         drawn = rng.choice(outer, wanted, replace=False, p=density / density.sum()) if wanted else outer[:0]
     else:
-        raise ValueError(
-            f"cartesian_mask: kind must be 'random', 'equispaced' or 'variable-density', got {kind!r}"
-        )
+        raise ValueError(f"cartesian_mask: kind must be 'random', 'equispaced' or 'variable-density', got {kind!r}")
     line = torch.zeros(lines)
     line[first : first + centre] = 1
     line[torch.from_numpy(drawn)] = 1
@@ -122,9 +120,7 @@ def poisson_disc_mask(
     """
     height, width = _shape(shape, acceleration)
     if not 0 <= calibration <= min(height, width):
-        raise ValueError(
-            f"poisson_disc_mask: calibration must be 0 to {min(height, width)}, got {calibration}"
-        )
+        raise ValueError(f"poisson_disc_mask: calibration must be 0 to {min(height, width)}, got {calibration}")
     y, x = np.arange(height) - height // 2, np.arange(width) - width // 2
     half = calibration // 2
     square = ((y >= -half) & (y < calibration - half))[:, None] & ((x >= -half) & (x < calibration - half))
@@ -198,9 +194,7 @@ def as_mask(mask: Array, shape: tuple[int, ...] | None, owner: str) -> Tensor:
         if shape is None:
             raise ValueError(f"{owner}: a mask of shape (W,), got {tuple(mask.shape)}, needs img_size=(H, W)")
         if len(mask) != shape[1]:
-            raise ValueError(
-                f"{owner}: mask has {len(mask)} entries, the image {shape} has {shape[1]} columns"
-            )
+            raise ValueError(f"{owner}: mask has {len(mask)} entries, the image {shape} has {shape[1]} columns")
         mask = mask.expand(shape)
     if mask.ndim == 3:
         mask = mask[None]

@@ -156,8 +156,7 @@ class _Cartesian(deepinv.physics.LinearPhysics):
         phase = _centre_phase(self.shape, image)
         image, weight = image * phase, self.mask[:, :1] * phase
         coils = [
-            torch.fft.fft2(image if s is None else s * image, norm="ortho").mul_(weight)
-            for s in self._coils(image)
+            torch.fft.fft2(image if s is None else s * image, norm="ortho").mul_(weight) for s in self._coils(image)
         ]
         return coils[0] if len(coils) == 1 else torch.cat(coils, dim=1)
 
@@ -318,9 +317,7 @@ class MultiCoilMRI(_Cartesian, deepinv.physics.MultiCoilMRI):
         finally:
             self.solver, self.max_iter, self.tol = kept
 
-    def A_dagger(
-        self, y: Tensor, mask: Array | None = None, coil_maps: Array | None = None, **kwargs: Any
-    ) -> Tensor:
+    def A_dagger(self, y: Tensor, mask: Array | None = None, coil_maps: Array | None = None, **kwargs: Any) -> Tensor:
         """Least-squares image by conjugate gradients (SENSE), (B, 2, N, H, W) -> (B, 2, H, W).
 
         Args:
@@ -351,9 +348,7 @@ class MultiCoilMRI(_Cartesian, deepinv.physics.MultiCoilMRI):
         with self._settings_kept():
             return super().prox_l2(z, y, gamma, **kwargs)
 
-    def update_parameters(
-        self, mask: Array | None = None, coil_maps: Array | None = None, **kwargs: Any
-    ) -> None:
+    def update_parameters(self, mask: Array | None = None, coil_maps: Array | None = None, **kwargs: Any) -> None:
         """Replace the mask or the coil maps for good. Same shapes and checks as at construction.
 
         Args:

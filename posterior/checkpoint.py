@@ -49,9 +49,7 @@ class Checkpoint:
         if self.path is None:
             return
         if not self.path.parent.is_dir():
-            raise SamplingError(
-                f"checkpoint {self.path} cannot be written: there is no folder {self.path.parent}"
-            )
+            raise SamplingError(f"checkpoint {self.path} cannot be written: there is no folder {self.path.parent}")
         digest = hashlib.sha256()
         scale, shift = (torch.as_tensor(v) for v in (prior.affine.scale, prior.affine.shift))
         for part in (repr(prior), prior.units, repr(sampler), repr(likelihood), key):

@@ -106,9 +106,9 @@ def demo(
     steps: StepsOption = None,
     draws: DrawsOption = 20,
     seed: SeedOption = 0,
-    output: Annotated[
-        Path, typer.Option(help="NetCDF file to write; a picture goes beside it as .png.")
-    ] = Path("posterior-demo.nc"),
+    output: Annotated[Path, typer.Option(help="NetCDF file to write; a picture goes beside it as .png.")] = Path(
+        "posterior-demo.nc"
+    ),
     acceleration: Annotated[float, typer.Option(help="Grid locations for each sampled one.", min=1)] = 4.0,
     coils: Annotated[int, typer.Option(help="Simulated coils.", min=1)] = 8,
     batch_size: BatchOption = 4,
@@ -137,9 +137,7 @@ def reconstruct(
     seed: SeedOption = 0,
     output: Annotated[
         Path | None,
-        typer.Option(
-            help="NetCDF file to write, FILE's name with -posterior.nc here if not given; and a .png."
-        ),
+        typer.Option(help="NetCDF file to write, FILE's name with -posterior.nc here if not given; and a .png."),
     ] = None,
     slice_index: Annotated[
         int | None, typer.Option("--slice", help="Slice to reconstruct, from 0; the middle one if not given.")
@@ -316,13 +314,9 @@ def _report(result: Result) -> None:
         "cost": f"{result.draws.n} draws, {stats.nfe} network calls each, {stats.seconds:.0f} s",
     }
     if result.interval_coverage is not None:
-        lines["90 % intervals"] = (
-            f"hold {100 * result.interval_coverage:.1f} % of the true pixels inside the head"
-        )
+        lines["90 % intervals"] = f"hold {100 * result.interval_coverage:.1f} % of the true pixels inside the head"
     if result.predictive_coverage is not None:
-        lines["withheld samples"] = (
-            f"{100 * result.predictive_coverage:.1f} % lie in their 90 % predictive interval"
-        )
+        lines["withheld samples"] = f"{100 * result.predictive_coverage:.1f} % lie in their 90 % predictive interval"
     for key, text in lines.items():
         typer.echo(f"{key}: {text}")
     for text in stats.warnings:

@@ -49,9 +49,7 @@ class RunNoise:
     Numbers are drawn on the CPU and for the whole population, so neither the device nor the chunks matter.
     """
 
-    def __init__(
-        self, seed: int, run: int, particles: int, event_shape: tuple[int, ...], like: Tensor
-    ) -> None:
+    def __init__(self, seed: int, run: int, particles: int, event_shape: tuple[int, ...], like: Tensor) -> None:
         self.particles = particles
         self.event_shape = event_shape
         self.like = like
@@ -266,9 +264,7 @@ class _Job:
         for k in range(steps):
             state, info = self.sampler.step(self.problem, state, noise)
             _check_finite(self.sampler, state, k, names, info)
-            report(
-                Progress(number * steps + k + 1, steps * parts, finished, self.problem.counts.forward, info)
-            )
+            report(Progress(number * steps + k + 1, steps * parts, finished, self.problem.counts.forward, info))
         return state
 
     def _physical(self, x: Tensor, names: list[str]) -> Tensor:
@@ -283,9 +279,7 @@ class _Job:
         return physical
 
 
-def _event_shape(
-    prior: Prior, likelihood: GaussianLikelihood, given: tuple[int, ...] | None
-) -> tuple[int, ...]:
+def _event_shape(prior: Prior, likelihood: GaussianLikelihood, given: tuple[int, ...] | None) -> tuple[int, ...]:
     if given is not None:
         shape = tuple(given)
     elif None not in prior.event_shape:

@@ -177,9 +177,7 @@ class EmpiricalPosterior:
         return below.double() @ self.weights
 
 
-def dense_operator(
-    likelihood: GaussianLikelihood, event_shape: tuple[int, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
+def dense_operator(likelihood: GaussianLikelihood, event_shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """The likelihood as matrices, measured entries only: A (m, n), data (m,), noise variance (m,), float64.
 
     Raises:
@@ -187,9 +185,7 @@ def dense_operator(
     """
     n = int(torch.Size(event_shape).numel())
     if n > LARGEST_DENSE:
-        raise ValueError(
-            f"exact posterior: {n} unknowns are too many for a dense matrix (at most {LARGEST_DENSE})"
-        )
+        raise ValueError(f"exact posterior: {n} unknowns are too many for a dense matrix (at most {LARGEST_DENSE})")
     like = likelihood.in_standard(Affine(), event_shape)
     if not like.model.linear:
         raise ValueError(f"exact posterior: operator {type(likelihood.operator).__name__} is not linear")
@@ -241,9 +237,7 @@ def _(prior: GaussianPrior, likelihood: GaussianLikelihood) -> GaussianPosterior
     half = torch.linalg.solve_triangular(chol, cross.T, upper=False)
     posterior = dense - half.T @ half
     law = torch.distributions.MultivariateNormal(torch.zeros_like(y), scale_tril=chol)
-    return GaussianPosterior(
-        location, (posterior + posterior.T) / 2, prior.event_shape, float(law.log_prob(residual))
-    )
+    return GaussianPosterior(location, (posterior + posterior.T) / 2, prior.event_shape, float(law.log_prob(residual)))
 
 
 @exact_posterior.register
@@ -280,6 +274,4 @@ def _(prior: EmpiricalPrior, likelihood: GaussianLikelihood) -> EmpiricalPosteri
     likelihood.check(prior.event_shape)
     fit = torch.cat([likelihood.log_prob(x) for x in prior.points.split(256)])
     log_weights = prior.weights.log() + fit.double()
-    return EmpiricalPosterior(
-        prior.points, torch.softmax(log_weights, 0), float(torch.logsumexp(log_weights, 0))
-    )
+    return EmpiricalPosterior(prior.points, torch.softmax(log_weights, 0), float(torch.logsumexp(log_weights, 0)))

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+
 class Noise(Protocol):
     """White noise, one independent stream for each draw of the batch."""
 

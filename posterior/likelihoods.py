@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from deepinv.physics import Physics
 
 
+PRECISIONS = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
 def real_view(v: Tensor) -> Tensor:
     """Complex tensors as real ones with a trailing axis (re, im); real tensors as they are."""
     return torch.view_as_real(v) if v.is_complex() else v
@@ -94,14 +97,16 @@ class GaussianLikelihood:
     Raises:
         ValueError: If ``y`` is empty, not finite, or has a batch larger than one; if ``sigma`` is not positive and
             finite or does not broadcast.
-        TypeError: If ``operator`` is not a deepinv Physics or ``y`` is not a floating tensor.
+        TypeError: If ``operator`` is not a deepinv Physics or ``y`` is not a tensor of single or double precision.
     """
 
     def __init__(self, operator: Physics, y: Tensor, sigma: Tensor | float) -> None:
         if not hasattr(operator, "A"):
             raise TypeError(f"GaussianLikelihood: operator is a {type(operator).__name__}; wanted a deepinv Physics")
-        if not isinstance(y, Tensor) or not (y.is_floating_point() or y.is_complex()):
-            raise TypeError(f"GaussianLikelihood: y is {_describe(y)}; wanted a floating or complex tensor")
+        if not isinstance(y, Tensor) or y.dtype not in PRECISIONS:
+            raise TypeError(
+                f"GaussianLikelihood: y is {_describe(y)}; wanted a floating or complex tensor of single or double precision"
+            )
         if y.ndim < 2 or y.shape[0] != 1 or y.numel() == 0:
             raise ValueError(f"GaussianLikelihood: y has shape {tuple(y.shape)}; wanted (1, *range), one observation")
         if not torch.isfinite(y).all():
@@ -115,7 +120,9 @@ class GaussianLikelihood:
         except RuntimeError:
             full = None
         if full != y.shape:
-            raise ValueError(f"GaussianLikelihood: sigma of shape {tuple(scale.shape)} does not broadcast to y, {tuple(y.shape)}")
+            raise ValueError(
+                f"GaussianLikelihood: sigma of shape {tuple(scale.shape)} does not broadcast to y, {tuple(y.shape)}"
+            )
         self.operator = operator
         self.y = y
         self.sigma = scale

@@ -53,7 +53,8 @@ def cg(
             return x, k
         q = apply(p)
         curvature = dot(p, q)
-        live = live & (curvature > 0)
+        live = live & (curvature > 0) & torch.isfinite(curvature)
+        q = torch.where(live, q, 0.0)
         step = torch.where(live, rr / curvature.clamp_min(1e-300), 0.0).to(b.dtype)
         x = x + step * p
         r = r - step * q

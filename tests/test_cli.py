@@ -127,9 +127,7 @@ def test_reconstruct_other_formats_and_options(here, tmp_path, array, prior_fold
     common = ["--prior", prior_folder, *QUICK]
     first = _run("reconstruct", tmp_path / "scan.h5", "--slice", 1, "--coils", 3, "--output", "a.nc", *common)
     given = ["--maps", tmp_path / "maps.npy", "--mask", tmp_path / "mask.npy", "--noise", 3.6]
-    second = _run(
-        "reconstruct", tmp_path / "scan.cfl", *given, "--output", "b.nc", "--sampler", "pigdm", *common
-    )
+    second = _run("reconstruct", tmp_path / "scan.cfl", *given, "--output", "b.nc", "--sampler", "pigdm", *common)
     for result, words in ((first, "compressed to 3"), (second, "coil maps: given")):
         assert result.exit_code == 0, result.output
         assert words in result.stdout
@@ -203,9 +201,7 @@ def test_all_zero(here, tmp_path, array):
 def test_one_coil_where_maps_have_eight(here, tmp_path, array, prior_folder):
     np.save(tmp_path / "one.npy", array[:1])
     np.save(tmp_path / "maps.npy", birdcage_maps(8, (SIZE, SIZE)).numpy())
-    result = _run(
-        "reconstruct", tmp_path / "one.npy", "--maps", tmp_path / "maps.npy", "--prior", prior_folder
-    )
+    result = _run("reconstruct", tmp_path / "one.npy", "--maps", tmp_path / "maps.npy", "--prior", prior_folder)
     _refused(result, here, "coil maps are of 8 coils", "one.npy has 1")
 
 
@@ -242,9 +238,7 @@ def test_former_output_stays_when_a_run_fails(here, npy, tmp_path, prior_folder)
     for name in ("out.nc", "out.png"):
         (here / name).write_bytes(b"former")
     (here / "kept").write_bytes(b"no checkpoint")
-    result = _run(
-        "reconstruct", npy, "--prior", prior_folder, *QUICK, "--output", "out.nc", "--checkpoint", "kept"
-    )
+    result = _run("reconstruct", npy, "--prior", prior_folder, *QUICK, "--output", "out.nc", "--checkpoint", "kept")
     assert result.exit_code == 2
     assert "checkpoint kept" in result.stderr
     assert "Traceback" not in result.output

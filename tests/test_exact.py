@@ -26,7 +26,7 @@ def matrix_physics(matrix, event_shape):
 
 
 class Setting:
-    """N(mean, C) on (2, 3), four data with a noise level each, and brute-force formulas that invert everything."""
+    """N(mean, C) on (2, 3), four data with a noise level each; brute-force formulas that invert everything."""
 
     event_shape = (2, 3)
 
@@ -43,7 +43,8 @@ class Setting:
         shift = torch.linalg.inv(self.cov) @ self.mean.flatten() + information @ self.y[0]
         self.post_mean = (self.post_cov @ shift).reshape(2, 3)
         self.evidence = torch.distributions.MultivariateNormal(
-            self.matrix @ self.mean.flatten(), self.matrix @ self.cov @ self.matrix.T + torch.diag(self.sigma**2)
+            self.matrix @ self.mean.flatten(),
+            self.matrix @ self.cov @ self.matrix.T + torch.diag(self.sigma**2),
         ).log_prob(self.y[0])
 
 
@@ -90,7 +91,10 @@ def test_stationary_spectrum_equals_its_matrix(shape):
     n = math.prod(shape)
     dense = prior.reference.cov.apply(torch.eye(n, dtype=F64).reshape(n, *shape)).reshape(n, n)
     like = posterior.GaussianLikelihood(matrix_physics(normal(7, n, seed=1), shape), normal(1, 7, seed=2), 0.3)
-    found, wanted = (exact_posterior(posterior.GaussianPrior(prior.reference.center, c), like) for c in (prior.reference.cov.eigenvalues, dense))
+    found, wanted = (
+        exact_posterior(posterior.GaussianPrior(prior.reference.center, c), like)
+        for c in (prior.reference.cov.eigenvalues, dense)
+    )
     torch.testing.assert_close(found.location, wanted.location)
     torch.testing.assert_close(found.cov, wanted.cov)
     assert found.log_evidence == pytest.approx(wanted.log_evidence, abs=1e-9)

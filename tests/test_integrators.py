@@ -1,4 +1,4 @@
-"""Integrators with the exact denoiser of a 1-D Gaussian N(M, S^2): the flow and the law of every step are known."""
+"""Integrators with the exact denoiser of a 1-D Gaussian N(M, S^2): flow and law of every step are known."""
 
 import math
 from itertools import pairwise
@@ -42,7 +42,7 @@ def follow(integrator, levels, x, noise=no_noise, denoiser=exact_denoiser):
 
 
 class Symbols:
-    """Noise as unit vectors: a linear method turns them into its coefficients, and its variance is a sum of squares."""
+    """Noise as unit vectors: a linear method makes them its coefficients, and its variance a sum of squares."""
 
     def __init__(self, size=600):
         self.size, self.used = size, 0
@@ -110,8 +110,8 @@ def test_multistep_method_starts_and_restarts_with_first_order():
     torch.testing.assert_close(first, DDIM().step(exact_denoiser, x, 3.0, 1.5, no_noise, None)[0])
 
 
-def test_multistep_method_is_exact_for_a_denoiser_linear_in_log_sigma():
-    """The second-order exponential rule integrates D = a + b log(sigma) up to h^3, whatever the ratio of steps."""
+def test_multistep_method_has_a_local_error_of_third_order_on_uneven_steps():
+    """The second-order rule integrates D = a + b log(sigma) up to h^3, whatever the ratio of steps."""
 
     def linear(x, level, step):
         return Estimate(torch.full_like(x, 1.0 + 0.3 * math.log(level)))

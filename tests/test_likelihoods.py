@@ -16,7 +16,10 @@ def normal(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def fourier(shape=SHAPE, turn=cmath.exp(0.7j)):
+TURN = cmath.exp(0.7j)
+
+
+def fourier(shape=SHAPE, turn=TURN):
     """Complex data: the orthonormal FFT of a real field, turned by a phase so that no datum is real."""
     return deepinv.physics.LinearPhysics(
         A=lambda x, **_: turn * torch.fft.fft2(x, norm="ortho"),
@@ -31,7 +34,7 @@ def inpainting(shape=SHAPE, dtype=torch.float32):
 
 
 def lopsided_blur(shape=(1, 8, 10), dtype=torch.float32):
-    """A kernel without symmetry: its transfer function, which deepinv keeps as a complex buffer, is not real."""
+    """A kernel without symmetry: its transfer function, a complex buffer in deepinv, is not real."""
     kernel = torch.rand(1, 1, 3, 5, generator=torch.Generator().manual_seed(2)).to(dtype)
     return deepinv.physics.BlurFFT(shape, filter=kernel / kernel.sum())
 
@@ -67,7 +70,9 @@ def transposed(model, z):
 
 
 class TestLogProb:
-    @pytest.mark.parametrize("sigma", [0.3, torch.tensor(0.3), normal(1, *SHAPE, seed=3).exp(), normal(2, 1, 1, seed=3).exp()])
+    @pytest.mark.parametrize(
+        "sigma", [0.3, torch.tensor(0.3), normal(1, *SHAPE, seed=3).exp(), normal(2, 1, 1, seed=3).exp()]
+    )
     def test_real_data(self, sigma):
         x, y = normal(4, *SHAPE), normal(1, *SHAPE, seed=1)
         wanted = torch.distributions.Normal(x.double(), torch.as_tensor(sigma).double()).log_prob(y.double())
@@ -120,7 +125,10 @@ class TestReach:
         assert (residual[:, mask == 1] != 0).all()
 
     def test_everything_where_the_operator_sees_everything(self):
-        for physics in (deepinv.physics.Denoising(), deepinv.physics.Blur(filter=torch.ones(1, 1, 3, 3) / 9, padding="circular")):
+        for physics in (
+            deepinv.physics.Denoising(),
+            deepinv.physics.Blur(filter=torch.ones(1, 1, 3, 3) / 9, padding="circular"),
+        ):
             like = GaussianLikelihood(physics, normal(1, 1, 8, 10), 0.1).in_standard(Affine(), (1, 8, 10))
             assert like.reach.all()
             assert like.count == 80
@@ -185,7 +193,7 @@ class TestOperatorAsSamplersSeeIt:
     @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
     @pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
     def test_linearisation_of_a_nonlinear_operator_is_its_derivative(self, grad):
-        """Against autograd and by hand, also where the caller has switched gradients off, as `sample` does."""
+        """Against autograd and by hand, also where the caller switched gradients off, as `sample` does."""
         model = self.model(Intensity(), normal(1, 31))
         assert not model.linear
         z, dz = normal(3, *SHAPE, dtype=torch.float64), normal(3, *SHAPE, seed=1, dtype=torch.float64)
@@ -226,7 +234,6 @@ class TestPrecision:
         like = GaussianLikelihood(physics, normal(1, *SHAPE, dtype=torch.float64), 0.1)
         assert like.in_standard(Affine(), SHAPE).model.physics is physics
 
-    @pytest.mark.filterwarnings("ignore:Casting complex values to real:UserWarning")
     def test_operator_with_complex_buffers_stays_the_operator(self):
         """`Module.to(float64)` of a complex buffer drops its imaginary part."""
         physics = lopsided_blur()
@@ -277,7 +284,9 @@ class TestRefusals:
         with pytest.raises(ValueError, match=f"GaussianLikelihood: {message}"):
             GaussianLikelihood(deepinv.physics.Denoising(), y, 0.1)
 
-    @pytest.mark.parametrize("y", [Y.int(), Y > 0, Y.numpy(), [1.0], None], ids=["int", "bool", "numpy", "list", "None"])
+    @pytest.mark.parametrize(
+        "y", [Y.int(), Y > 0, Y.numpy(), [1.0], None], ids=["int", "bool", "numpy", "list", "None"]
+    )
     def test_data_of_another_type(self, y):
         with pytest.raises(TypeError, match="GaussianLikelihood: y is .*; wanted a floating or complex tensor"):
             GaussianLikelihood(deepinv.physics.Denoising(), y, 0.1)
@@ -287,7 +296,9 @@ class TestRefusals:
         with pytest.raises(TypeError, match="operator is a .*; wanted a deepinv Physics"):
             GaussianLikelihood(operator, Y, 0.1)
 
-    @pytest.mark.parametrize("sigma", [0.0, -0.1, math.nan, math.inf, torch.zeros(5), torch.tensor([0.1, 0.1, 0.1, 0.1, -0.1])])
+    @pytest.mark.parametrize(
+        "sigma", [0.0, -0.1, math.nan, math.inf, torch.zeros(5), torch.tensor([0.1, 0.1, 0.1, 0.1, -0.1])]
+    )
     def test_sigma_that_is_not_positive_and_finite(self, sigma):
         with pytest.raises(ValueError, match="sigma must be positive and finite, got"):
             GaussianLikelihood(deepinv.physics.Denoising(), Y, sigma)

@@ -117,7 +117,7 @@ def test_zero_right_hand_side_gives_zero(solve):
 
 @SOLVERS
 def test_singular_but_consistent_system(solve):
-    """A projection: from b in its range the solution in the range is found, and further iterations do no harm."""
+    """For b in the range the solution in the range is found, and further iterations do no harm."""
     basis = torch.linalg.qr(normal(N, 4))[0]
     matrix = (basis * torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)) @ basis.T
     x = (basis @ normal(4, seed=1)).reshape(1, 3, 4)
@@ -247,4 +247,6 @@ class TestStopping:
 
     def test_gmres_cuts_its_dimension_to_the_system(self):
         matrices, b = square(2), normal(2, 3, 4)
-        torch.testing.assert_close(gmres(acting(matrices), b, iterations=500), solved(matrices, b), rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(
+            gmres(acting(matrices), b, iterations=500), solved(matrices, b), rtol=1e-7, atol=1e-7
+        )

@@ -87,9 +87,7 @@ def test_import_is_fast():
     def seconds(module):
         code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
         command = [sys.executable, "-c", code]
-        runs = [
-            subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True) for _ in range(3)
-        ]
+        runs = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True) for _ in range(3)]
         return min(float(run.stdout) for run in runs)
 
     assert seconds("posterior") - seconds("torch") < 1.5

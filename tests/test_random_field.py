@@ -1,9 +1,9 @@
 """The random-field problems, whose posterior is known: a 32 x 32 Matern field, four operators, noise of 0.05.
 
-Two ways to be sharper than Monte-Carlo error allows. MMPS follows the probability-flow ODE, whose exact end point is known
-for every starting point, so each draw is compared with the exact draw of the same seed. GaussianBridge maps zero noise to
-its mean, and its spread is averaged over enough pixels and draws, with the standard error worked out from the exact
-correlations.
+Two ways to be sharper than Monte-Carlo error allows. MMPS follows the probability-flow ODE, whose exact end
+point is known for every starting point, so each draw is compared with the exact draw of the same seed.
+GaussianBridge maps zero noise to its mean, and its spread is averaged over enough pixels and draws, with the
+standard error worked out from the exact correlations.
 """
 
 from functools import cache
@@ -18,9 +18,6 @@ from posterior.problem import Problem
 
 SHAPE = (1, 32, 32)
 
-# deepinv's BlurFFT holds a complex buffer; tests/test_likelihoods.py says what becomes of it
-pytestmark = pytest.mark.filterwarnings("ignore:Casting complex values to real:UserWarning")
-
 
 @cache
 def solved(operator):
@@ -29,7 +26,7 @@ def solved(operator):
 
 
 def exact_flow(problem, exact, draws, seed):
-    """Where the exact posterior's probability-flow ODE takes the starting points of these draws, (draws, n)."""
+    """Where the exact probability-flow ODE of the posterior takes the starting points of these draws, (draws, n)."""
     top = problem.prior.sigma_max
     white = DrawNoise(seed, list(range(draws)), SHAPE, torch.zeros(1, dtype=torch.float64))()
     start = problem.prior.reference.center + problem.prior.reference.cov.plus_white(top**2).sqrt(white)
@@ -171,7 +168,9 @@ class TestGaussianBridge:
         """Not pixel by pixel: in the eigenbasis of the posterior every coordinate has unit variance."""
         problem, exact = solved("pooling")
         n = 400
-        draws = posterior.sample(problem.prior, problem.likelihood, posterior.GaussianBridge(1), draws=n, batch_size=100)
+        draws = posterior.sample(
+            problem.prior, problem.likelihood, posterior.GaussianBridge(1), draws=n, batch_size=100
+        )
         values, vectors = torch.linalg.eigh(exact.cov)
         white = (draws.samples.double().flatten(1) - exact.location) @ vectors / values.sqrt()
         mean_square = white.square().mean(0)
@@ -198,6 +197,7 @@ def test_draws_are_the_same_at_any_batch_size(operator, sampler):
     """Where the data are badly conditioned and the linear solves long."""
     problem, _ = solved(operator)
     one, three = (
-        posterior.sample(problem.prior, problem.likelihood, sampler, draws=3, batch_size=size).samples for size in (1, 3)
+        posterior.sample(problem.prior, problem.likelihood, sampler, draws=3, batch_size=size).samples
+        for size in (1, 3)
     )
     torch.testing.assert_close(one, three, rtol=0, atol=1e-4)

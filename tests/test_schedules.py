@@ -34,7 +34,9 @@ def test_karras_is_equation_5_of_the_paper():
     i = np.arange(18)
     wanted = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
     np.testing.assert_allclose(levels[:-1], wanted, rtol=1e-10)
-    np.testing.assert_allclose(np.diff(np.power(levels[:-1], 1 / 7)), (0.002 ** (1 / 7) - 80 ** (1 / 7)) / 17, rtol=1e-9)
+    np.testing.assert_allclose(
+        np.diff(np.power(levels[:-1], 1 / 7)), (0.002 ** (1 / 7) - 80 ** (1 / 7)) / 17, rtol=1e-9
+    )
 
 
 def test_log_uniform_levels_are_a_constant_factor_apart():
@@ -55,7 +57,10 @@ def test_no_steps_are_refused(schedule, steps):
 
 @SCHEDULES
 @pytest.mark.parametrize("steps", [1, 4])
-@pytest.mark.parametrize(("top", "low"), [(1.0, 1.0), (0.1, 1.0), (1.0, 0.0), (1.0, -0.1), (float("nan"), 0.1), (1.0, float("nan"))])
+@pytest.mark.parametrize(
+    ("top", "low"),
+    [(1.0, 1.0), (0.1, 1.0), (1.0, 0.0), (1.0, -0.1), (float("nan"), 0.1), (1.0, float("nan"))],
+)
 def test_levels_that_do_not_fall_are_refused(schedule, steps, top, low):
     with pytest.raises(ValueError, match="0 < sigma_min < sigma_max"):
         schedule(steps, top, low)

@@ -35,8 +35,7 @@ def main() -> None:
     made_with = prior.card["spread"]
     data = BrainImages(1234, ((args.size, args.images, 1.0),))
     problems = [
-        prepare(simulate(torch.hypot(*image), seed=i, source=f"simulated image {i}"))
-        for i, image in enumerate(data(0))
+        prepare(simulate(torch.hypot(*image), seed=i, source=f"simulated image {i}")) for i, image in enumerate(data(0))
     ]
     for factor in args.factors:
         prior.reference = dataclasses.replace(table, errors=table.errors * (factor / made_with) ** 2)
@@ -57,7 +56,9 @@ def main() -> None:
             squared.append(float(((size.mean(0) - problem.truth)[head] ** 2 - spread / args.draws).mean()))
             variance.append(float(spread.mean()))
         error, std = np.sqrt(squared), np.sqrt(variance)
-        print(f"factor {factor}: error {error.round(4)} std {std.round(4)} ratio {np.median(error / std):.2f}", flush=True)  # noqa: T201
+        print(
+            f"factor {factor}: error {error.round(4)} std {std.round(4)} ratio {np.median(error / std):.2f}", flush=True
+        )  # noqa: T201
 
 
 if __name__ == "__main__":

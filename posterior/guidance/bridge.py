@@ -17,6 +17,9 @@ from posterior.priors.reference import Reference
 from posterior.problem import Problem
 
 
+SINGLE_TOLERANCE = 5e-3
+
+
 @dataclass(frozen=True)
 class BridgeGuidance(Guidance):
     """p(x0 | x) is taken to be N(D, C_s), C_s the average covariance of x0 given x_sigma that the prior carries.
@@ -29,14 +32,15 @@ class BridgeGuidance(Guidance):
 
     Args:
         iterations: Conjugate-gradient iterations at most, in coordinates in which C_s is the identity.
-        tolerance: They stop once x0 is right to this many standard deviations of C_s, root-mean-square.
+        tolerance: They stop once x0 is right to this many standard deviations of C_s, root-mean-square; in float32,
+            whose rounding goes no further, at 5e-3 or this, whichever is larger.
 
     Raises:
         ValueError: If the prior carries no reference Gaussian.
     """
 
     iterations: int = 200
-    tolerance: float = 0.02
+    tolerance: float = 1e-3
 
     def start(self, problem: Problem, sigma: float, noise: Noise) -> Tensor:
         """A draw of the reference Gaussian's own posterior, noised: right at any ``sigma`` where the prior is Gaussian."""
@@ -44,7 +48,11 @@ class BridgeGuidance(Guidance):
         prior_mean = reference.mean(problem.event_shape)
         cov = reference.covariance(problem.event_shape)
         white = noise()
-        mean = prior_mean.to(white).expand_as(white) if isinstance(prior_mean, Tensor) else torch.full_like(white, prior_mean)
+        mean = (
+            prior_mean.to(white).expand_as(white)
+            if isinstance(prior_mean, Tensor)
+            else torch.full_like(white, prior_mean)
+        )
         lin = problem.likelihood.model.linearise(mean)
         return self._draw(problem, "start", lin, mean, cov, white, noise) + sigma * noise()
 
@@ -78,13 +86,11 @@ class BridgeGuidance(Guidance):
         eta = like.variance.sqrt() * noise(tuple(like.y.shape[1:]))
         return d + xi + self._update(problem, key, lin, cov, like.y - lin.prediction - lin.jvp(xi) - eta)
 
-    def _update(
-        self, problem: Problem, key: Hashable, lin: Linearisation, cov: Covariance, residual: Tensor
-    ) -> Tensor:
+    def _update(self, problem: Problem, key: Hashable, lin: Linearisation, cov: Covariance, residual: Tensor) -> Tensor:
+        tolerance = self.tolerance if residual.dtype == torch.float64 else max(self.tolerance, SINGLE_TOLERANCE)
         # The start is noised at once, which drowns what a rough solve leaves.
-        rough = key == "start"
-        iterations, tolerance = (self.iterations // 4, 5 * self.tolerance) if rough else (self.iterations, self.tolerance)
-        return gaussian_update(problem, (key, self), lin, cov, residual, max(1, iterations), tolerance)
+        tolerance *= 5 if key == "start" else 1
+        return gaussian_update(problem, (key, self), lin, cov, residual, self.iterations, tolerance)
 
 
 def _reference(problem: Problem) -> Reference:

@@ -47,4 +47,6 @@ class DPSGuidance(Guidance):
         spread = problem.prior.rms
         start, end = step
         vp = spread**2 * math.sqrt((1 + (start / spread) ** 2) * (1 + (end / spread) ** 2))
-        return Estimate(mean + self.zeta * vp / (1 - (end / start) ** 2) * uphill)
+        # In the units of the paper fields have scale one: the gradient is taken per standardised unit of the field.
+        unit = torch.as_tensor(problem.prior.affine.scale).double().square().mean().sqrt().item()
+        return Estimate(mean + self.zeta * vp / (1 - (end / start) ** 2) / unit * uphill)

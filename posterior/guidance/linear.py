@@ -55,9 +55,7 @@ def gaussian_update(
     return root(cg(system(lin), right, iterations=count)[0])
 
 
-def information_operator(
-    like: StandardLikelihood, lin: Linearisation, precision: Tensor
-) -> Callable[[Tensor], Tensor]:
+def information_operator(like: StandardLikelihood, lin: Linearisation, precision: Tensor) -> Callable[[Tensor], Tensor]:
     """v -> A^T R^-1 A v, through the operator's own normal map where the noise is white."""
     first = like.variance.flatten()[0]
     if like.model.linear and bool((like.variance == first).all()):

@@ -78,5 +78,7 @@ class MMPSGuidance(Guidance):
         if reference is None:
             return None
         cov = reference.covariance(problem.event_shape).given(sigma)
-        update = gaussian_update(problem, ("mmps", sigma), lin, cov, residual / white.clamp_min(1e-30), 200, 1e-3)
+        # A solve that has not converged carries rounding, and with it the batch, into the draws.
+        tolerance = 1e-6 if residual.dtype == torch.float64 else 1e-3
+        update = gaussian_update(problem, ("mmps", sigma), lin, cov, residual / white.clamp_min(1e-30), 400, tolerance)
         return residual - white * lin.jvp(update)

@@ -27,8 +27,8 @@ class PiGDMGuidance(Guidance):
         Song, Vahdat, Mardani, Kautz. Pseudoinverse-guided diffusion models for inverse problems. ICLR 2023.
     """
 
-    iterations: int = 50
-    tolerance: float = 1e-3
+    iterations: int = 200
+    tolerance: float = 1e-6
 
     def __call__(self, problem: Problem, x: Tensor, sigma: float, step: tuple[float, float]) -> Estimate:
         """See `Guidance.__call__`."""

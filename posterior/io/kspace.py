@@ -74,9 +74,7 @@ class KSpace:
         if tuple(self.mask.shape) != shape[1:]:
             raise KSpaceError(f"{self.source}: mask has shape {tuple(self.mask.shape)}; wanted {shape[1:]}")
         if not self.data.any():
-            raise KSpaceError(
-                f"{self.source}: k-space is zero everywhere; wanted at least one measured sample"
-            )
+            raise KSpaceError(f"{self.source}: k-space is zero everywhere; wanted at least one measured sample")
         if not self.mask.any():
             raise KSpaceError(f"{self.source}: the mask leaves no measured sample; wanted at least one")
 
@@ -193,9 +191,7 @@ def _read_fastmri(path: Path, slice_index: int | None) -> KSpace:
         with h5py.File(path, "r") as file:
             return _fastmri_slice(file, path, slice_index)
     except OSError as error:
-        raise KSpaceError(
-            f"{path}: not a complete HDF5 file ({_first_line(error)}); wanted fastMRI k-space"
-        ) from error
+        raise KSpaceError(f"{path}: not a complete HDF5 file ({_first_line(error)}); wanted fastMRI k-space") from error
 
 
 def _fastmri_slice(file: h5py.File, path: Path, slice_index: int | None) -> KSpace:
@@ -206,9 +202,7 @@ def _fastmri_slice(file: h5py.File, path: Path, slice_index: int | None) -> KSpa
         found = ", ".join(sorted(file)) or "nothing"
         raise KSpaceError(f"{path}: has no dataset 'kspace' but {found}; wanted (slices, [coils,] H, W)")
     if dataset.ndim not in (3, 4) or 0 in dataset.shape:
-        raise KSpaceError(
-            f"{path}: dataset 'kspace' has shape {dataset.shape}; wanted (slices, [coils,] H, W)"
-        )
+        raise KSpaceError(f"{path}: dataset 'kspace' has shape {dataset.shape}; wanted (slices, [coils,] H, W)")
     index = _pick_slice(dataset.shape[0], slice_index, path)
     if dataset.dtype.kind != "c":
         raise KSpaceError(f"{path}: dataset 'kspace' has dtype {dataset.dtype}; wanted complex numbers")
@@ -266,17 +260,13 @@ def _read_bart(path: Path, slice_index: int | None) -> KSpace:
     if others:
         raise KSpaceError(f"{header}: dimension {min(others)} has length {shape[min(others)]}; wanted 1")
     if sum(n > 1 for n in shape[:3]) > 2:
-        raise KSpaceError(
-            f"{header}: 3-D k-space of shape {shape[:3]}; wanted one slice, one of the three being 1"
-        )
+        raise KSpaceError(f"{header}: 3-D k-space of shape {shape[:3]}; wanted one slice, one of the three being 1")
     index = _pick_slice(shape[_BART_SLICE], slice_index, path)
     array = np.fromfile(body, dtype="<c8").reshape(shape, order="F")
     array = array.reshape(*shape[:4], -1, order="F")[..., index]
     plane = array.squeeze(next((axis for axis in (2, 1, 0) if shape[axis] == 1), 2))
     data = _to_complex(np.moveaxis(plane, -1, 0), path)
-    return KSpace(
-        data, _nonzero(data), source=path.name, slice_index=index if shape[_BART_SLICE] > 1 else None
-    )
+    return KSpace(data, _nonzero(data), source=path.name, slice_index=index if shape[_BART_SLICE] > 1 else None)
 
 
 def _bart_shape(header: Path) -> tuple[int, ...]:
@@ -286,9 +276,7 @@ def _bart_shape(header: Path) -> tuple[int, ...]:
     except (ValueError, IndexError):
         sizes = []
     if not sizes or min(sizes) < 1 or len(sizes) > _BART_DIMENSIONS:
-        raise KSpaceError(
-            f"{header}: wanted a line '# Dimensions' and below it up to 16 positive whole numbers"
-        )
+        raise KSpaceError(f"{header}: wanted a line '# Dimensions' and below it up to 16 positive whole numbers")
     return tuple(sizes + [1] * (_BART_DIMENSIONS - len(sizes)))
 
 
@@ -321,9 +309,7 @@ def _fit_mask(mask: Tensor | np.ndarray, shape: tuple[int, ...], source: str, ta
     """``mask`` as bool (ky, kx)."""
     values = torch.as_tensor(mask)
     if tuple(values.shape) not in (shape, shape[-1:]):
-        raise KSpaceError(
-            f"{source} has shape {tuple(values.shape)}; wanted ({shape[1]},) or {shape} to fit {target}"
-        )
+        raise KSpaceError(f"{source} has shape {tuple(values.shape)}; wanted ({shape[1]},) or {shape} to fit {target}")
     if values.is_complex() or (values.is_floating_point() and not torch.isfinite(values).all()):
         raise KSpaceError(f"{source} has {_dtype(values)} values that are no mask; wanted zeros and ones")
     return (values != 0).expand(shape).clone()

@@ -29,6 +29,8 @@ from posterior.priors.reference import RadialReference
 
 FORMAT = 1
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+REFERENCE_TABLES = ("frequencies", "power", "sigmas", "errors")
+SETTINGS = ("parameterisation", "event_shape", "scale", "shift", "units", "rms", "sigma_range", "card")
 
 
 def bundled_priors() -> dict[str, dict[str, Any]]:
@@ -81,8 +83,14 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
 
     if not isinstance(prior.network, UNet2DModel):
         raise TypeError(f"save_prior: the network is a {type(prior.network).__name__}; wanted a diffusers UNet2DModel")
-    if prior.reference is not None and not isinstance(prior.reference, RadialReference):
-        raise TypeError(f"save_prior: the reference is a {type(prior.reference).__name__}; wanted a RadialReference")
+    reference = prior.reference
+    if isinstance(prior.parameterisation, GaussianResidual):
+        reference = reference or prior.parameterisation.reference
+    if reference is not None and not isinstance(reference, RadialReference):
+        raise TypeError(f"save_prior: the reference is a {type(reference).__name__}; wanted a RadialReference")
+    for name, value in (("scale", prior.affine.scale), ("shift", prior.affine.shift)):
+        if torch.as_tensor(value).numel() != 1:
+            raise TypeError(f"save_prior: the {name} of the coordinates is a tensor; wanted one number")
     target = Path(folder)
     (target / "unet").mkdir(parents=True, exist_ok=True)
     prior.network.save_config(target / "unet")
@@ -95,9 +103,8 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
     tensors = {}
     if prior.parameterisation.kind == "vp":
         tensors["alphas_cumprod"] = prior.parameterisation.alphas_cumprod.double()
-    if prior.reference is not None:
-        ref = prior.reference
-        named = {"frequencies": ref.frequencies, "power": ref.power, "sigmas": ref.sigmas, "errors": ref.errors}
+    if reference is not None:
+        named = {k: getattr(reference, k) for k in REFERENCE_TABLES}
         tensors |= {f"reference.{k}": v.double().contiguous() for k, v in named.items() if v is not None}
     if tensors:
         save_file(tensors, target / "tables.safetensors")
@@ -121,7 +128,7 @@ def _describe(p: Parameterisation) -> dict[str, Any]:
     if isinstance(p, Velocity):
         return {"kind": p.kind, "time_scale": p.time_scale}
     if isinstance(p, EDM):
-        return {"kind": p.kind, "sigma_data": p.sigma_data}
+        return {"kind": p.kind, "sigma_data": p.sigma_data, "prediction": p.prediction}
     return {"kind": p.kind}
 
 
@@ -129,43 +136,65 @@ def _load_ours(folder: Path) -> NetworkPrior:
     config = _read_json(folder / "posterior.json")
     if config.get("format") != FORMAT:
         raise ValueError(f"{folder / 'posterior.json'}: format {config.get('format')!r}; this version reads {FORMAT}")
+    absent = [k for k in SETTINGS if k not in config]
+    if absent:
+        raise ValueError(f"{folder / 'posterior.json'}: missing {', '.join(absent)}")
     tables: dict[str, Tensor] = {}
     if (folder / "tables.safetensors").exists():
         tables = _read_tensors(folder / "tables.safetensors")
-    reference = None
-    if "reference.power" in tables:
-        reference = RadialReference(
-            *(tables.get(f"reference.{k}") for k in ("frequencies", "power", "sigmas", "errors"))
-        )
-    about = dict(config["parameterisation"])
-    kind = about.pop("kind", None)
-    if kind == "vp":
-        parameterisation: Parameterisation = VariancePreserving(tables["alphas_cumprod"], **about)
-    elif kind == "velocity":
-        parameterisation = Velocity(**about)
-    elif kind == "edm":
-        parameterisation = EDM(**about)
-    elif kind == "gaussian-residual":
-        if reference is None:
-            raise ValueError(f"{folder}: a gaussian-residual prior without its reference in tables.safetensors")
-        parameterisation = GaussianResidual(reference)
-    else:
-        raise ValueError(f"{folder / 'posterior.json'}: parameterisation {kind!r} is not known")
-    event_shape = tuple(config["event_shape"])
+    reference = _reference(tables, folder)
+    try:
+        parameterisation = _parameterisation(config["parameterisation"], tables, reference)
+        event_shape = tuple(config["event_shape"])
+        affine = Affine(float(config["scale"]), float(config["shift"]))
+        low, high = map(float, config["sigma_range"])
+        rms = float(config["rms"])
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{folder / 'posterior.json'} is not understood: {error}") from error
     network = _load_unet(folder / "unet", event_shape[0], parameterisation.inputs_per_channel)
     return NetworkPrior(
         network,
         parameterisation,
         event_shape,
-        affine=Affine(config["scale"], config["shift"]),
+        affine=affine,
         units=config["units"],
         reference=reference,
-        rms=config["rms"],
-        sigma_range=tuple(config["sigma_range"]),
+        rms=rms,
+        sigma_range=(low, high),
         multiple=unet_multiple(network.config.block_out_channels),
         name=folder.name,
         card=config["card"],
     )
+
+
+def _reference(tables: dict[str, Tensor], folder: Path) -> RadialReference | None:
+    found = {k for k in REFERENCE_TABLES if f"reference.{k}" in tables}
+    if not found:
+        return None
+    if not found >= {"frequencies", "power"} or ("sigmas" in found) != ("errors" in found):
+        missing = ", ".join(f"reference.{k}" for k in REFERENCE_TABLES if k not in found)
+        raise ValueError(f"{folder / 'tables.safetensors'}: missing {missing}")
+    return RadialReference(*(tables.get(f"reference.{k}") for k in REFERENCE_TABLES))
+
+
+def _parameterisation(
+    settings: dict[str, Any], tables: dict[str, Tensor], reference: RadialReference | None
+) -> Parameterisation:
+    about = dict(settings)
+    kind = about.pop("kind", None)
+    if kind == "vp":
+        if "alphas_cumprod" not in tables:
+            raise ValueError("alphas_cumprod is missing from tables.safetensors")
+        return VariancePreserving(tables["alphas_cumprod"], **about)
+    if kind == "velocity":
+        return Velocity(**about)
+    if kind == "edm":
+        return EDM(**about)
+    if kind == "gaussian-residual":
+        if reference is None:
+            raise ValueError("a gaussian-residual prior without its reference in tables.safetensors")
+        return GaussianResidual(reference)
+    raise ValueError(f"parameterisation {kind!r} is not known")
 
 
 def _load_diffusers(folder: Path) -> NetworkPrior:
@@ -177,7 +206,7 @@ def _load_diffusers(folder: Path) -> NetworkPrior:
     kind = scheduler.get("_class_name", "")
     parameterisation: Parameterisation
     if kind == "EDMEulerScheduler":
-        parameterisation = EDM(scheduler["sigma_data"])
+        parameterisation = EDM(scheduler["sigma_data"], scheduler.get("prediction_type", "epsilon"))
     elif kind == "FlowMatchEulerDiscreteScheduler":
         parameterisation = Velocity(float(scheduler["num_train_timesteps"]))
     elif kind in ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler"):
@@ -233,9 +262,12 @@ def _few(names: list[str]) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}; wanted an object with settings")
+    return value
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -44,9 +44,7 @@ class GaussianMixturePrior(Prior):
         means = torch.as_tensor(means).detach()
         weights = torch.as_tensor(weights, dtype=torch.float64).detach()
         if means.ndim < 2 or means.shape[0] < 1:
-            raise ValueError(
-                f"GaussianMixturePrior: means have shape {tuple(means.shape)}; wanted (K, *event)"
-            )
+            raise ValueError(f"GaussianMixturePrior: means have shape {tuple(means.shape)}; wanted (K, *event)")
         if not torch.isfinite(means).all():
             raise ValueError("GaussianMixturePrior: means have values that are not finite")
         count = means.shape[0]
@@ -57,9 +55,7 @@ class GaussianMixturePrior(Prior):
         self.means = means.to(torch.float64)
         self.weights = weights / weights.sum()
         self._flat = self.means.flatten(1)
-        self._basis, self._values = _components(
-            torch.as_tensor(std, dtype=torch.float64).detach(), count, self.n
-        )
+        self._basis, self._values = _components(torch.as_tensor(std, dtype=torch.float64).detach(), count, self.n)
         centred = self._flat - self.weights @ self._flat
         self._middle = self.weights @ self._flat
         trace = (self._values.expand(count, self.n).sum(1) + centred.square().sum(1)) @ self.weights
@@ -138,15 +134,11 @@ class GaussianMixturePrior(Prior):
         if self._basis is None:
             v = self._values[:, 0] + s2
             gain = self._values[:, 0] / v
-            out = (posterior * gain).sum(1, keepdim=True) * z + (posterior * (s2 / v)) @ self._flat.to(
-                z.device
-            )
+            out = (posterior * gain).sum(1, keepdim=True) * z + (posterior * (s2 / v)) @ self._flat.to(z.device)
         else:
             basis = self._basis.to(z.device)
             if len(basis) == 1:
-                out = (
-                    posterior @ self._flat.to(z) + torch.einsum("bk,bki->bi", posterior, shrunk) @ basis[0].T
-                )
+                out = posterior @ self._flat.to(z) + torch.einsum("bk,bki->bi", posterior, shrunk) @ basis[0].T
             else:
                 out = posterior @ self._flat.to(z) + torch.einsum("bk,bki,kji->bj", posterior, shrunk, basis)
         return out.to(x.dtype).reshape(x.shape)

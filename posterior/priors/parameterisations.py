@@ -117,17 +117,24 @@ class EDM(Parameterisation):
 
     Args:
         sigma_data: Standard deviation of the training data.
+        prediction: "epsilon" as above, or "v_prediction", diffusers' name for a network with the sign of c_out turned.
     """
 
     sigma_data: float = 1.0
+    prediction: str = "epsilon"
     kind: ClassVar[str] = "edm"
+
+    def __post_init__(self) -> None:
+        if self.prediction not in ("epsilon", "v_prediction"):
+            raise ValueError(f"EDM prediction type {self.prediction!r}: wanted epsilon or v_prediction")
 
     def denoise(self, network: Network, x: Tensor, sigma: Tensor) -> Tensor:
         """Table 1 of the paper, column "Ours"."""
         s = column(sigma, x)
         total = s**2 + self.sigma_data**2
         out = network(x * total.rsqrt(), sigma.log() / 4)
-        return self.sigma_data**2 / total * x + s * self.sigma_data * total.rsqrt() * out
+        sign = 1 if self.prediction == "epsilon" else -1
+        return self.sigma_data**2 / total * x + sign * s * self.sigma_data * total.rsqrt() * out
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,7 @@ def server(tmp_path, monkeypatch):
         def log_message(self, *args):
             pass
 
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=folder)
-    ) as web:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as web:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         thread = threading.Thread(target=web.serve_forever)
         thread.start()

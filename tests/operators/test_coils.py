@@ -134,9 +134,7 @@ def test_noise_pools_slices_and_honours_the_mask():
 
 
 def test_noise_free_data_is_reported(phantom):
-    clean = noisy_kspace(
-        phantom, birdcage_maps(2, (48, 44)), torch.ones(48, 44), 1e-20 * covariance(1, coils=2)
-    )
+    clean = noisy_kspace(phantom, birdcage_maps(2, (48, 44)), torch.ones(48, 44), 1e-20 * covariance(1, coils=2))
     with pytest.warns(UserWarning, match="periphery of k-space falls by"):
         noise_covariance(clean, fraction=0.5)
 

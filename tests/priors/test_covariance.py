@@ -5,7 +5,16 @@ from posterior.priors.analytic import GaussianPrior
 from posterior.priors.covariance import Covariance, EigenBasis, FourierBasis, covariance_of
 
 # Event shape and the trailing axes that carry the spectrum.
-GRIDS = [((7,), 1), ((8,), 1), ((3, 8), 1), ((5, 6), 2), ((1, 6, 5), 2), ((2, 4, 4), 2), ((2, 3, 7), 3), ((1, 1, 4), 2)]
+GRIDS = [
+    ((7,), 1),
+    ((8,), 1),
+    ((3, 8), 1),
+    ((5, 6), 2),
+    ((1, 6, 5), 2),
+    ((2, 4, 4), 2),
+    ((2, 3, 7), 3),
+    ((1, 1, 4), 2),
+]
 
 
 def normal(*shape, seed=0):
@@ -74,7 +83,11 @@ class TestAgainstExplicitMatrices:
 
     def test_prior_denoises_as_the_matrices_say(self, event_shape, given, matrix):
         n = len(matrix)
-        mean, x, sigma = normal(*event_shape, seed=2), normal(3, *event_shape, seed=3), torch.tensor([0.1, 1.0, 9.0])
+        mean, x, sigma = (
+            normal(*event_shape, seed=2),
+            normal(3, *event_shape, seed=3),
+            torch.tensor([0.1, 1.0, 9.0]),
+        )
         found = GaussianPrior(mean, given).denoise(x, sigma)
         for item, level, out in zip(x, sigma.double(), found, strict=True):
             gain = matrix @ torch.linalg.inv(matrix + level**2 * torch.eye(n, dtype=torch.float64))

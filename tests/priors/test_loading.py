@@ -42,7 +42,9 @@ def reference(errors=False):
     if not errors:
         return RadialReference(frequencies, power)
     sigmas = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
-    return RadialReference(frequencies, power, sigmas, 0.5 * power * sigmas[:, None] ** 2 / (power + sigmas[:, None] ** 2))
+    return RadialReference(
+        frequencies, power, sigmas, 0.5 * power * sigmas[:, None] ** 2 / (power + sigmas[:, None] ** 2)
+    )
 
 
 PARAMETERISATIONS = {
@@ -92,14 +94,27 @@ class TestRoundTrip:
 
     def test_all_that_is_not_weights_comes_back(self, tmp_path):
         prior = make_prior(
-            affine=Affine(2.5, -1.0), units="K", rms=0.8, sigma_range=(0.01, 40.0), card={"licence": "CC-BY-4.0", "mm": 1}
+            affine=Affine(2.5, -1.0),
+            units="K",
+            rms=0.8,
+            sigma_range=(0.01, 40.0),
+            card={"licence": "CC-BY-4.0", "mm": 1},
         )
         save_prior(prior, tmp_path / "warm" / "field")
         loaded = load_prior(str(tmp_path / "warm" / "field"))
-        assert (loaded.name, loaded.units, loaded.rms, loaded.card) == ("field", "K", 0.8, {"licence": "CC-BY-4.0", "mm": 1})
+        assert (loaded.name, loaded.units, loaded.rms, loaded.card) == (
+            "field",
+            "K",
+            0.8,
+            {"licence": "CC-BY-4.0", "mm": 1},
+        )
         assert (loaded.sigma_min, loaded.sigma_max) == (0.01, 40.0)
         assert (loaded.affine.scale, loaded.affine.shift) == (2.5, -1.0)
-        assert (loaded.event_shape, loaded.multiple, loaded.parameterisation.sigma_data) == ((1, 8, 8), 2, 0.7)
+        assert (loaded.event_shape, loaded.multiple, loaded.parameterisation.sigma_data) == (
+            (1, 8, 8),
+            2,
+            0.7,
+        )
         assert loaded.reference is None
 
     def test_any_image_size_stays_any(self, tmp_path):

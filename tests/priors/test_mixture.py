@@ -33,9 +33,7 @@ def bayes(prior, x, sigma):
             s = c + sigma**2 * torch.eye(prior.n, dtype=torch.float64)
             law = torch.distributions.MultivariateNormal(prior.means[k].flatten(), s)
             logs.append(prior.weights[k].log() + law.log_prob(z.flatten()))
-            means.append(
-                prior.means[k].flatten() + c @ torch.linalg.solve(s, z.flatten() - prior.means[k].flatten())
-            )
+            means.append(prior.means[k].flatten() + c @ torch.linalg.solve(s, z.flatten() - prior.means[k].flatten()))
         logs = torch.stack(logs)
         density.append(torch.logsumexp(logs, 0))
         out.append((torch.softmax(logs, 0) @ torch.stack(means)).reshape(z.shape))
@@ -46,10 +44,7 @@ def bayes(prior, x, sigma):
 @pytest.mark.parametrize("sigma", [1e-4, 0.3, 5.0, 1e4])
 def test_denoiser_and_density_are_bayes_rule(kind, sigma):
     prior = mixture(kind)
-    x = (
-        prior.sample(6, seed=2)
-        + sigma * torch.randn(6, 3, generator=torch.Generator().manual_seed(3)).double()
-    )
+    x = prior.sample(6, seed=2) + sigma * torch.randn(6, 3, generator=torch.Generator().manual_seed(3)).double()
     mean, density = bayes(prior, x, sigma)
     torch.testing.assert_close(prior.denoise(x, sigma), mean, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(prior.log_prob(x, sigma), density, rtol=1e-9, atol=1e-7)
@@ -82,15 +77,11 @@ def test_own_moments_are_those_of_its_draws(kind):
     assert prior.rms == pytest.approx(float(prior.cov.trace() / 3) ** 0.5)
     assert prior.sigma_max >= 30 * float(torch.linalg.eigvalsh(prior.cov).max()) ** 0.5
     values = torch.stack([prior.component_variances(k) for k in range(4)])
-    torch.testing.assert_close(
-        values, torch.stack([prior.component_covariance(k).diagonal() for k in range(4)])
-    )
+    torch.testing.assert_close(values, torch.stack([prior.component_covariance(k).diagonal() for k in range(4)]))
 
 
 def test_single_precision_fields_keep_their_precision_and_their_answer():
-    prior = posterior.GaussianMixturePrior(
-        1e4 + 16 * torch.arange(5.0)[:, None].expand(5, 80), torch.ones(5), 0.01
-    )
+    prior = posterior.GaussianMixturePrior(1e4 + 16 * torch.arange(5.0)[:, None].expand(5, 80), torch.ones(5), 0.01)
     x = (prior.means[2] + 0.005)[None].float()
     out = prior.denoise(x, 0.01)
     assert out.dtype == torch.float32

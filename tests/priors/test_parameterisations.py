@@ -1,4 +1,4 @@
-"""One Gaussian behind every parameterisation: networks that output exactly what each wants must all denoise alike."""
+"""One Gaussian behind every parameterisation: networks that output what each wants must all denoise alike."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def col(s):
 
 
 class Exact(torch.nn.Module):
-    """A network that knows the Gaussian: ``read`` undoes the input's scaling, ``write`` gives what is predicted."""
+    """A network that knows the Gaussian: ``read`` undoes the scaling of the input, ``write`` gives the output."""
 
     def __init__(self, read, write):
         super().__init__()
@@ -103,8 +103,14 @@ def residual_network():
 
 
 CASES = {
-    **{f"vp-{p}": (lambda p=p: (vp_network(DDPM, p), VariancePreserving(DDPM, p))) for p in ("epsilon", "sample", "v_prediction")},
-    **{f"wide-{p}": (lambda p=p: (vp_network(WIDE, p), VariancePreserving(WIDE, p))) for p in ("epsilon", "sample", "v_prediction")},
+    **{
+        f"vp-{p}": (lambda p=p: (vp_network(DDPM, p), VariancePreserving(DDPM, p)))
+        for p in ("epsilon", "sample", "v_prediction")
+    },
+    **{
+        f"wide-{p}": (lambda p=p: (vp_network(WIDE, p), VariancePreserving(WIDE, p)))
+        for p in ("epsilon", "sample", "v_prediction")
+    },
     "velocity": lambda: (velocity_network(1000.0), Velocity()),
     "velocity-unit-time": lambda: (velocity_network(1.0), Velocity(1.0)),
     "edm": lambda: (edm_network(0.5), EDM(0.5)),
@@ -204,7 +210,10 @@ def test_network_works_in_its_own_precision(case):
     prior = build(case)
     prior.network.precision.data = prior.network.precision.data.float()
     seen = []
-    prior.network.read = lambda inputs, time: (seen.append((inputs.dtype, time.dtype)), (inputs.double(), time.double()))[1]
+    prior.network.read = lambda inputs, time: (
+        seen.append((inputs.dtype, time.dtype)),
+        (inputs.double(), time.double()),
+    )[1]
     out = prior.denoise(normal(2, *SHAPE), 0.5)
     assert seen == [(torch.float32, torch.float32)]
     assert out.dtype == torch.float64

@@ -29,7 +29,7 @@ class TestRadialSpectrum:
         fields = cov.sqrt(normal(40, 2, *side))
         frequencies, power = radial_spectrum(fields, bins=24)
         wanted = 5.0 / (1 + (8 * frequencies) ** 2) ** 1.5
-        # rings are wide where the spectrum is flat on a log scale; 80 fields leave under 11 % in the emptiest ring, f = 0
+        # five standard errors of 80 fields, and 5 % for the slope within a ring
         sizes = torch.bincount(torch.bucketize(radius(*side).flatten(), (frequencies[1:] + frequencies[:-1]) / 2))
         error = 5 * (2 / (80 * sizes[: len(frequencies)].clamp_min(1))).sqrt() + 0.05
         assert ((power / wanted).log().abs() < error).all()
@@ -61,7 +61,9 @@ class TestRadialSpectrum:
 
 class TestRadialReference:
     @pytest.mark.parametrize("shape", SHAPES)
-    @pytest.mark.parametrize("sigma", [0.02, torch.tensor(0.5), torch.tensor([0.1, 1.0, 30.0])], ids=["number", "()", "(B,)"])
+    @pytest.mark.parametrize(
+        "sigma", [0.02, torch.tensor(0.5), torch.tensor([0.1, 1.0, 30.0])], ids=["number", "()", "(B,)"]
+    )
     def test_denoises_as_the_gaussian_prior_of_the_same_spectrum(self, shape, sigma):
         prior = GaussianPrior(torch.zeros(shape), PLAIN.covariance(shape).eigenvalues)
         x = normal(3, *shape)
@@ -108,7 +110,9 @@ class TestErrorCovariance:
         wanted = self.on_grid((reference.errors[i] * reference.errors[i + 1]).sqrt())
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)
 
-    @pytest.mark.parametrize(("sigma", "gain", "edge"), [(0.003, 0.6, 0.1), (0.05, 0.6, 0.1), (30.0, 0.9, 10.0), (1e4, 0.9, 10.0)])
+    @pytest.mark.parametrize(
+        ("sigma", "gain", "edge"), [(0.003, 0.6, 0.1), (0.05, 0.6, 0.1), (30.0, 0.9, 10.0), (1e4, 0.9, 10.0)]
+    )
     def test_keeps_the_gain_of_the_edge_outside_the_table(self, reference, sigma, gain, edge):
         found = reference.error_covariance(self.shape, sigma).eigenvalues
         grid = self.on_grid(POWER)
@@ -125,7 +129,7 @@ class TestErrorCovariance:
         assert (small > 0.5e-6).all()
 
     def test_a_network_worse_than_the_gaussian_is_taken_at_its_word(self):
-        """What was measured on held-out data stands, also where it exceeds what the Gaussian, or the noise, would say."""
+        """What was measured stands, also where it exceeds what the Gaussian, or the noise, would say."""
         errors = torch.full((3, 37), 50.0, dtype=torch.float64)
         worse = RadialReference(FREQUENCIES, POWER, self.sigmas, errors)
         for sigma in (0.1, 0.5, 10.0):

@@ -59,9 +59,7 @@ def sense_cg(problem: MRIProblem, regularisation: float | None = None, *, iterat
     return solve(10**low, x)[0]
 
 
-def l1_wavelet(
-    problem: MRIProblem, regularisation: float, *, wavelet: str = "db4", iterations: int = 100
-) -> Tensor:
+def l1_wavelet(problem: MRIProblem, regularisation: float, *, wavelet: str = "db4", iterations: int = 100) -> Tensor:
     """argmin ||y - A x||^2 / 2 + regularisation ||W x||_1 by sigpy's FISTA.
 
     Args:

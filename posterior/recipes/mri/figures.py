@@ -59,9 +59,7 @@ def figure(result: Result) -> Figure:
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     for ax, (title, image, colours, limit) in zip(axes.flat, panels, strict=False):
-        picture = ax.imshow(
-            image.numpy(), cmap=colours, vmin=0, vmax=limit, aspect=dy / dx, interpolation="nearest"
-        )
+        picture = ax.imshow(image.numpy(), cmap=colours, vmin=0, vmax=limit, aspect=dy / dx, interpolation="nearest")
         ax.set_title(title, fontsize=10)
         ax.set_xticks([])
         ax.set_yticks([])

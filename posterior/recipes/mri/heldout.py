@@ -100,9 +100,7 @@ def predictive_coverage(draws: Draws, held_out: HeldOut, level: float = 0.9, see
             values = problem.operator.A(x[None])[0][..., where]
             predicted.append(values + problem.sigma * torch.randn(values.shape, generator=generator))
     shape = tuple(predicted[0].shape)
-    predictive = Draws(
-        torch.stack(predicted), draws.stats, dims=("channel", "coil", "sample"), name="predicted"
-    )
+    predictive = Draws(torch.stack(predicted), draws.stats, dims=("channel", "coil", "sample"), name="predicted")
     low, high = predictive.interval(level)
     actual = problem.y[0][..., where].reshape(shape)
     return float(((actual >= low) & (actual <= high)).float().mean())

@@ -101,9 +101,7 @@ def _scaled(problem: MRIProblem) -> MRIProblem:
     """In units of the 99th percentile of the SENSE image."""
     scale = float(np.percentile(torch.linalg.vector_norm(sense_cg(problem), dim=0).numpy(), 99))
     if not (np.isfinite(scale) and scale > 0):
-        raise KSpaceError(
-            f"{problem.source}: the coil maps are zero where the image is not; wanted maps that fit"
-        )
+        raise KSpaceError(f"{problem.source}: the coil maps are zero where the image is not; wanted maps that fit")
     truth = None if problem.truth is None else problem.truth / scale
     return replace(problem, y=problem.y / scale, sigma=problem.sigma / scale, scale=scale, truth=truth)
 

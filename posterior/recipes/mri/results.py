@@ -68,9 +68,7 @@ class Result:
         import xarray as xr
 
         tree = self.draws.to_datatree()
-        images = {
-            name.replace(" ", "_").replace("-", "_").lower(): image for name, image in self.images.items()
-        }
+        images = {name.replace(" ", "_").replace("-", "_").lower(): image for name, image in self.images.items()}
         images |= {} if self.std is None else {"standard_deviation": self.std}
         images |= {} if self.truth is None else {"true_magnitude": self.truth}
         variables = {
@@ -106,9 +104,7 @@ class Result:
 
         tree = self.to_datatree()
         squeeze = {"zlib": True, "complevel": 1, "shuffle": True}
-        encoding = {
-            "/posterior": {self.draws.name: squeeze | {"chunksizes": (1, 1, *self.draws.event_shape)}}
-        }
+        encoding = {"/posterior": {self.draws.name: squeeze | {"chunksizes": (1, 1, *self.draws.event_shape)}}}
         with replacing(Path(path)) as partial:
             tree.to_netcdf(partial, engine="h5netcdf", encoding=encoding, write_inherited_coords=True)
 
@@ -151,9 +147,7 @@ def reconstruct(
     predictive = None
     if check:
         reduced, held_out = withhold(problem, seed=seed)
-        predictive = predictive_coverage(
-            sample(prior, reduced.likelihood, sampler, **settings), held_out, LEVEL
-        )
+        predictive = predictive_coverage(sample(prior, reduced.likelihood, sampler, **settings), held_out, LEVEL)
 
     drawn = _complex(drawn.map(problem.on_support))
     magnitude = drawn.magnitude()
@@ -163,9 +157,7 @@ def reconstruct(
     images = {name: torch.linalg.vector_norm(x, dim=0) for name, x in plain.items()}
     images["posterior mean" if drawn.is_posterior else "estimate"] = magnitude.mean
     residuals = {name: float(problem.chi_square(x[None])) for name, x in plain.items()}
-    residuals["posterior mean" if drawn.is_posterior else "estimate"] = float(
-        problem.chi_square(drawn.samples).mean()
-    )
+    residuals["posterior mean" if drawn.is_posterior else "estimate"] = float(problem.chi_square(drawn.samples).mean())
     coverage = None
     if problem.truth is not None and uncertain and draws + 1 >= 2 / (1 - LEVEL) - 1e-6:
         low, high = magnitude.interval(LEVEL)
@@ -195,9 +187,7 @@ def _in_file_units(draws: Draws, problem: MRIProblem) -> Draws:
     if problem.voxel_size is not None:
         for name, size, count in zip(("y", "x"), problem.voxel_size, draws.event_shape[-2:], strict=True):
             values = size * (np.arange(count) - count // 2)
-            coords[name] = DataArray(
-                values, dims=(name,), attrs={"units": "mm", "long_name": f"position along {name}"}
-            )
+            coords[name] = DataArray(values, dims=(name,), attrs={"units": "mm", "long_name": f"position along {name}"})
     scaled = draws.map(lambda x: problem.scale * x, name="image", units=UNITS)
     return replace(
         scaled,

@@ -53,8 +53,7 @@ def simulate(
     image = torch.as_tensor(magnitude).to(torch.float32)
     if image.ndim != 2 or not torch.isfinite(image).all() or image.min() < 0 or not image.any():
         raise ValueError(
-            f"simulate: magnitude has shape {tuple(image.shape)}; wanted (H, W), finite, not negative and "
-            "not all zero"
+            f"simulate: magnitude has shape {tuple(image.shape)}; wanted (H, W), finite, not negative and not all zero"
         )
     shape = (image.shape[0], image.shape[1])
     rng = np.random.default_rng(seed)

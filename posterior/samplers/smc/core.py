@@ -88,9 +88,7 @@ class Particles(State):
         return self.log_weights + self.evidence
 
 
-def start(
-    x: Tensor, log_weights: Tensor, carried: tuple[Tensor, ...], memory: Any, genealogy: bool
-) -> Particles:
+def start(x: Tensor, log_weights: Tensor, carried: tuple[Tensor, ...], memory: Any, genealogy: bool) -> Particles:
     """A population before its first step."""
     return Particles(
         x=x,
@@ -102,9 +100,7 @@ def start(
     )
 
 
-def resample_below(
-    state: Particles, share: float, uniform: Callable[[int], Tensor], scheme: Scheme
-) -> Particles:
+def resample_below(state: Particles, share: float, uniform: Callable[[int], Tensor], scheme: Scheme) -> Particles:
     """The population, resampled if its effective sample size is below ``share`` N."""
     if state.ess >= share * len(state.x):
         return state

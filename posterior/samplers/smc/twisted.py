@@ -102,9 +102,7 @@ class TDS(Sampler):
         carried = twist.evaluate(problem, x, sigma)
         return start(x, log_ratio + carried[1], carried, twist, self.genealogy)
 
-    def step(
-        self, problem: Problem, state: Particles, noise: PopulationNoise
-    ) -> tuple[Particles, dict[str, float]]:
+    def step(self, problem: Problem, state: Particles, noise: PopulationNoise) -> tuple[Particles, dict[str, float]]:
         """See `Sampler.step`."""
         levels = self.levels(problem)
         sigma, sigma_next = levels[state.index], levels[state.index + 1]

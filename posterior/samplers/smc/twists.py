@@ -235,13 +235,9 @@ class ReferenceTwist(Twist):
     def __init__(self, problem: Problem) -> None:
         count = problem.likelihood.count
         if problem.prior.reference is None:
-            raise ValueError(
-                f"TDS: twist='reference', but prior '{problem.prior.name}' carries no reference Gaussian"
-            )
+            raise ValueError(f"TDS: twist='reference', but prior '{problem.prior.name}' carries no reference Gaussian")
         if not problem.likelihood.model.linear:
-            raise ValueError(
-                "TDS: twist='reference' takes linear operators only; use twist='mmps' or twist='sharp'"
-            )
+            raise ValueError("TDS: twist='reference' takes linear operators only; use twist='mmps' or twist='sharp'")
         if count > LARGEST_DENSE:
             raise ValueError(
                 f"TDS: twist='reference' forms matrices of the size of the data, {count}, and takes at most "
@@ -306,9 +302,7 @@ class ReferenceTwist(Twist):
         if sigma not in self._roots:
             while len(self._roots) > 1:
                 del self._roots[next(iter(self._roots))]
-            self._roots[sigma] = self._factor(
-                self.reference.error_covariance(problem.event_shape, sigma), problem
-            )
+            self._roots[sigma] = self._factor(self.reference.error_covariance(problem.event_shape, sigma), problem)
         return self._roots[sigma]
 
     def _factor(self, cov: Covariance, problem: Problem) -> Tensor:
