@@ -121,8 +121,7 @@ def espirit_maps(
     height, width = kspace.shape[-2:]
     if not kernel < calibration <= min(height, width):
         raise ValueError(
-            f"espirit_maps: calibration must be above kernel {kernel} and at most {min(height, width)}, "
-            f"got {calibration}"
+            f"espirit_maps: calibration must be above kernel {kernel} and at most {min(height, width)}, got {calibration}"
         )
     top, left = height // 2 - calibration // 2, width // 2 - calibration // 2
     square = kspace[:, top : top + calibration, left : left + calibration]
@@ -191,9 +190,7 @@ def noise_covariance(kspace: Array, mask: Array | None = None, *, fraction: floa
     kspace = _kspace(kspace, "noise_covariance")
     coils, height, width = kspace.shape[-3:]
     if not 0 < fraction <= 0.5 or not 0 <= trim < 0.5:
-        raise ValueError(
-            f"noise_covariance: fraction must be in (0, 0.5] and trim in [0, 0.5), got {fraction} and {trim}"
-        )
+        raise ValueError(f"noise_covariance: fraction must be in (0, 0.5] and trim in [0, 0.5), got {fraction} and {trim}")
     samples = kspace.to(torch.complex128).reshape(-1, coils, height * width)
     sampled = (samples != 0).any(dim=1)
     if mask is not None:

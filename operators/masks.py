@@ -135,9 +135,7 @@ def poisson_disc_mask(
         )
     rng = np.random.default_rng(seed)
     order = rng.permutation(np.flatnonzero(open_))
-    distance = np.hypot(
-        np.maximum(np.abs(y) - half, 0)[:, None] / (height / 2), np.maximum(np.abs(x) - half, 0) / (width / 2)
-    )
+    distance = np.hypot(np.maximum(np.abs(y) - half, 0)[:, None] / (height / 2), np.maximum(np.abs(x) - half, 0) / (width / 2))
     # a slope of max(shape) leaves next to nothing outside the square, a slope of 0 excludes nothing
     low, high, drawn = 0.0, float(max(shape)), order
     for _ in range(30):

@@ -155,9 +155,7 @@ class _Cartesian(deepinv.physics.LinearPhysics):
         """(B, 1, H, W) -> (B, N, H, W), complex."""
         phase = _centre_phase(self.shape, image)
         image, weight = image * phase, self.mask[:, :1] * phase
-        coils = [
-            torch.fft.fft2(image if s is None else s * image, norm="ortho").mul_(weight) for s in self._coils(image)
-        ]
+        coils = [torch.fft.fft2(image if s is None else s * image, norm="ortho").mul_(weight) for s in self._coils(image)]
         return coils[0] if len(coils) == 1 else torch.cat(coils, dim=1)
 
     def _decode(self, y: Tensor) -> Tensor:

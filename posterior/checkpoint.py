@@ -75,9 +75,7 @@ class Checkpoint:
             with safe_open(self.path, framework="pt") as f:
                 meta = f.metadata() or {}
                 if json.loads(meta.get("run", "null")) != self.fingerprint:
-                    raise SamplingError(
-                        f"checkpoint {self.path} belongs to another run; delete it or name another file"
-                    )
+                    raise SamplingError(f"checkpoint {self.path} belongs to another run; delete it or name another file")
                 return {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise SamplingError(f"checkpoint {self.path} cannot be read: {error}") from error

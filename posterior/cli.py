@@ -47,9 +47,7 @@ _EXPECTED = (ValueError, OSError, ImportError, MemoryError)
 
 PriorOption = Annotated[str, typer.Option(help="A bundled prior, or a folder in diffusers' format.")]
 SamplerOption = Annotated[SamplerName, typer.Option(help="Sampling method.")]
-StepsOption = Annotated[
-    int | None, typer.Option(help="Sampler steps; 10, 32, 100, 1000 by method if not given.", min=1)
-]
+StepsOption = Annotated[int | None, typer.Option(help="Sampler steps; 10, 32, 100, 1000 by method if not given.", min=1)]
 DrawsOption = Annotated[int, typer.Option(help="Draws; a 90 % interval takes 19.", min=1)]
 SeedOption = Annotated[int, typer.Option(help="Seed of all that is random.", min=0)]
 BatchOption = Annotated[int, typer.Option(help="Draws computed at a time; memory grows with it.", min=1)]
@@ -60,9 +58,7 @@ CheckOption = Annotated[
         help="Run a second time without a fifth of the samples, and count how well they are predicted.",
     ),
 ]
-CheckpointOption = Annotated[
-    Path | None, typer.Option(help="File that keeps finished draws; a second run goes on from there.")
-]
+CheckpointOption = Annotated[Path | None, typer.Option(help="File that keeps finished draws; a second run goes on from there.")]
 
 
 @dataclass(frozen=True)
@@ -142,12 +138,8 @@ def reconstruct(
     slice_index: Annotated[
         int | None, typer.Option("--slice", help="Slice to reconstruct, from 0; the middle one if not given.")
     ] = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="Use only the samples that this .npy, (kx,) or (ky, kx), marks.")
-    ] = None,
-    maps: Annotated[
-        Path | None, typer.Option(help="Coil maps, complex .npy (coils, ky, kx); estimated if not given.")
-    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="Use only the samples that this .npy, (kx,) or (ky, kx), marks.")] = None,
+    maps: Annotated[Path | None, typer.Option(help="Coil maps, complex .npy (coils, ky, kx); estimated if not given.")] = None,
     noise: Annotated[
         float | None,
         typer.Option(help="Noise standard deviation per real and imaginary part; estimated if not given."),

@@ -289,9 +289,7 @@ def _event_shape(prior: Prior, likelihood: GaussianLikelihood, given: tuple[int,
             shape = tuple(likelihood.operator.A_adjoint(likelihood.y).shape[1:])
         except (RuntimeError, ValueError, IndexError) as error:
             name = type(likelihood.operator).__name__
-            raise ValueError(
-                f"operator {name} does not take data of shape {tuple(likelihood.y.shape)}: {error}"
-            ) from error
+            raise ValueError(f"operator {name} does not take data of shape {tuple(likelihood.y.shape)}: {error}") from error
     else:
         raise ValueError(f"sample: prior '{prior.name}' takes any image size; say which with event_shape=")
     prior.check_event(shape)
@@ -299,9 +297,7 @@ def _event_shape(prior: Prior, likelihood: GaussianLikelihood, given: tuple[int,
     return shape
 
 
-def _chi_square(
-    likelihood: GaussianLikelihood, samples: Tensor, shape: tuple[int, ...], log_weights: Tensor | None
-) -> float:
+def _chi_square(likelihood: GaussianLikelihood, samples: Tensor, shape: tuple[int, ...], log_weights: Tensor | None) -> float:
     like = likelihood.in_standard(Affine(), shape)
     with torch.no_grad():
         values = torch.cat([like.chi_square(x[None].to(like.y.device, like.y.dtype)) for x in samples])

@@ -199,9 +199,7 @@ def dense_operator(likelihood: GaussianLikelihood, event_shape: tuple[int, ...])
 
 
 @singledispatch
-def exact_posterior(
-    prior: Prior, likelihood: GaussianLikelihood
-) -> GaussianPosterior | MixturePosterior | EmpiricalPosterior:
+def exact_posterior(prior: Prior, likelihood: GaussianLikelihood) -> GaussianPosterior | MixturePosterior | EmpiricalPosterior:
     """The posterior in closed form.
 
     Args:

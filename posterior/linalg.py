@@ -24,9 +24,7 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(1, dtype=torch.float64).reshape(-1, *[1] * (a.ndim - 1))
 
 
-def cg(
-    apply: Apply, b: Tensor, *, iterations: int, stop: float = 0.0, start: Tensor | None = None
-) -> tuple[Tensor, int]:
+def cg(apply: Apply, b: Tensor, *, iterations: int, stop: float = 0.0, start: Tensor | None = None) -> tuple[Tensor, int]:
     """Conjugate gradients for symmetric positive definite systems (Hestenes, Stiefel 1952).
 
     Args:

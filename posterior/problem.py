@@ -67,9 +67,7 @@ class Problem:
 
         return mean.detach(), vjp
 
-    def iterations_for(
-        self, key: Hashable, system: Apply, typical: Callable[[], Tensor], stop: float, limit: int
-    ) -> int:
+    def iterations_for(self, key: Hashable, system: Apply, typical: Callable[[], Tensor], stop: float, limit: int) -> int:
         """Conjugate-gradient iterations of a typical right-hand side, found once and then used for all draws.
 
         A stop test on each draw would let rounding, and so the batch, decide how many iterations a draw gets.

@@ -84,9 +84,7 @@ def test_global_error_falls_at_the_stated_order(integrator, schedule):
 def test_second_order_methods_beat_first_order_ones():
     x = torch.tensor([[5.0]], dtype=torch.float64)
     levels = LogUniform()(21, 10.0, 0.1)[:-1]
-    first, heun, multistep = (
-        abs(float(follow(i, levels, x) - flow(x, 10.0, 0.1))) for i in (DDIM(), Heun(), DPMSolver2M())
-    )
+    first, heun, multistep = (abs(float(follow(i, levels, x) - flow(x, 10.0, 0.1))) for i in (DDIM(), Heun(), DPMSolver2M()))
     assert heun < first / 5
     assert multistep < first / 5
 

@@ -431,9 +431,7 @@ def test_draws_are_in_the_priors_units(name):
 def test_network_that_stops_being_finite_ends_in_an_error(name, value, after, tmp_path):
     prior = Spoiled(network_prior(), value, after)
     path = tmp_path / "run.safetensors"
-    with pytest.raises(
-        posterior.SamplingError, match=rf"{name}: .*not finite after step {after + 1} of {STEPS}"
-    ) as caught:
+    with pytest.raises(posterior.SamplingError, match=rf"{name}: .*not finite after step {after + 1} of {STEPS}") as caught:
         draw(name, prior, draws=2, checkpoint=path)
     assert "\n" not in str(caught.value)
     assert not path.exists()
@@ -485,15 +483,11 @@ BAD = {
         r"Inpainting gives .*\(1, 1, 8, 8\), but y is .*\(1, 2, 8, 8\)",
     ),
     "complex data of a real operator": (
-        lambda: {
-            "like": posterior.GaussianLikelihood(inpainting(), torch.ones(1, 1, 8, 8, dtype=torch.complex64), 0.1)
-        },
+        lambda: {"like": posterior.GaussianLikelihood(inpainting(), torch.ones(1, 1, 8, 8, dtype=torch.complex64), 0.1)},
         "Inpainting gives a float32 .* but y is a complex64",
     ),
     "data in half precision": (
-        lambda: {
-            "like": posterior.GaussianLikelihood(inpainting(dtype=torch.float16), torch.ones(1, 1, 8, 8).half(), 0.1)
-        },
+        lambda: {"like": posterior.GaussianLikelihood(inpainting(dtype=torch.float16), torch.ones(1, 1, 8, 8).half(), 0.1)},
         "float16|half",
     ),
     "an event shape that is not the prior's": (

@@ -70,9 +70,7 @@ def transposed(model, z):
 
 
 class TestLogProb:
-    @pytest.mark.parametrize(
-        "sigma", [0.3, torch.tensor(0.3), normal(1, *SHAPE, seed=3).exp(), normal(2, 1, 1, seed=3).exp()]
-    )
+    @pytest.mark.parametrize("sigma", [0.3, torch.tensor(0.3), normal(1, *SHAPE, seed=3).exp(), normal(2, 1, 1, seed=3).exp()])
     def test_real_data(self, sigma):
         x, y = normal(4, *SHAPE), normal(1, *SHAPE, seed=1)
         wanted = torch.distributions.Normal(x.double(), torch.as_tensor(sigma).double()).log_prob(y.double())
@@ -284,9 +282,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match=f"GaussianLikelihood: {message}"):
             GaussianLikelihood(deepinv.physics.Denoising(), y, 0.1)
 
-    @pytest.mark.parametrize(
-        "y", [Y.int(), Y > 0, Y.numpy(), [1.0], None], ids=["int", "bool", "numpy", "list", "None"]
-    )
+    @pytest.mark.parametrize("y", [Y.int(), Y > 0, Y.numpy(), [1.0], None], ids=["int", "bool", "numpy", "list", "None"])
     def test_data_of_another_type(self, y):
         with pytest.raises(TypeError, match="GaussianLikelihood: y is .*; wanted a floating or complex tensor"):
             GaussianLikelihood(deepinv.physics.Denoising(), y, 0.1)
@@ -296,9 +292,7 @@ class TestRefusals:
         with pytest.raises(TypeError, match="operator is a .*; wanted a deepinv Physics"):
             GaussianLikelihood(operator, Y, 0.1)
 
-    @pytest.mark.parametrize(
-        "sigma", [0.0, -0.1, math.nan, math.inf, torch.zeros(5), torch.tensor([0.1, 0.1, 0.1, 0.1, -0.1])]
-    )
+    @pytest.mark.parametrize("sigma", [0.0, -0.1, math.nan, math.inf, torch.zeros(5), torch.tensor([0.1, 0.1, 0.1, 0.1, -0.1])])
     def test_sigma_that_is_not_positive_and_finite(self, sigma):
         with pytest.raises(ValueError, match="sigma must be positive and finite, got"):
             GaussianLikelihood(deepinv.physics.Denoising(), Y, sigma)

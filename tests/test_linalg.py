@@ -247,6 +247,4 @@ class TestStopping:
 
     def test_gmres_cuts_its_dimension_to_the_system(self):
         matrices, b = square(2), normal(2, 3, 4)
-        torch.testing.assert_close(
-            gmres(acting(matrices), b, iterations=500), solved(matrices, b), rtol=1e-7, atol=1e-7
-        )
+        torch.testing.assert_close(gmres(acting(matrices), b, iterations=500), solved(matrices, b), rtol=1e-7, atol=1e-7)

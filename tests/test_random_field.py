@@ -144,11 +144,7 @@ class TestGaussianBridge:
             ("blur", 1, 300),
             ("inpainting", 5, 100),
             ("pooling", 10, 200),
-            *(
-                pytest.param(operator, steps, 1000, marks=pytest.mark.slow)
-                for operator in OPERATORS
-                for steps in (1, 5, 10)
-            ),
+            *(pytest.param(operator, steps, 1000, marks=pytest.mark.slow) for operator in OPERATORS for steps in (1, 5, 10)),
         ],
     )
     def test_spread_is_exact_at_any_number_of_steps(self, operator, steps, draws):
@@ -168,9 +164,7 @@ class TestGaussianBridge:
         """Not pixel by pixel: in the eigenbasis of the posterior every coordinate has unit variance."""
         problem, exact = solved("pooling")
         n = 400
-        draws = posterior.sample(
-            problem.prior, problem.likelihood, posterior.GaussianBridge(1), draws=n, batch_size=100
-        )
+        draws = posterior.sample(problem.prior, problem.likelihood, posterior.GaussianBridge(1), draws=n, batch_size=100)
         values, vectors = torch.linalg.eigh(exact.cov)
         white = (draws.samples.double().flatten(1) - exact.location) @ vectors / values.sqrt()
         mean_square = white.square().mean(0)
@@ -197,7 +191,6 @@ def test_draws_are_the_same_at_any_batch_size(operator, sampler):
     """Where the data are badly conditioned and the linear solves long."""
     problem, _ = solved(operator)
     one, three = (
-        posterior.sample(problem.prior, problem.likelihood, sampler, draws=3, batch_size=size).samples
-        for size in (1, 3)
+        posterior.sample(problem.prior, problem.likelihood, sampler, draws=3, batch_size=size).samples for size in (1, 3)
     )
     torch.testing.assert_close(one, three, rtol=0, atol=1e-4)

@@ -34,9 +34,7 @@ def test_karras_is_equation_5_of_the_paper():
     i = np.arange(18)
     wanted = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
     np.testing.assert_allclose(levels[:-1], wanted, rtol=1e-10)
-    np.testing.assert_allclose(
-        np.diff(np.power(levels[:-1], 1 / 7)), (0.002 ** (1 / 7) - 80 ** (1 / 7)) / 17, rtol=1e-9
-    )
+    np.testing.assert_allclose(np.diff(np.power(levels[:-1], 1 / 7)), (0.002 ** (1 / 7) - 80 ** (1 / 7)) / 17, rtol=1e-9)
 
 
 def test_log_uniform_levels_are_a_constant_factor_apart():

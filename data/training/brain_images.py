@@ -80,9 +80,7 @@ def plane(subject: Subject, size: int, rng: np.random.Generator) -> np.ndarray:
     u = (np.arange(size) - (size - 1) / 2)[:, None] * zoom[0] + shift[0]
     v = (np.arange(size) - (size - 1) / 2)[None, :] * zoom[1] + shift[1]
     warp = smooth_noise((3, size, size), rng.uniform(25, 60), rng) * rng.uniform(0, 3)
-    points = (
-        centre[:, None, None] + e[0][:, None, None] * u + e[1][:, None, None] * v + (warp if rng.random() < 0.8 else 0)
-    )
+    points = centre[:, None, None] + e[0][:, None, None] * u + e[1][:, None, None] * v + (warp if rng.random() < 0.8 else 0)
     voxels = points / subject.voxel.numpy()[:, None, None]
     shape = np.array(subject.volumes.shape[1:], np.float32)[:, None, None]
     grid = (2 * voxels / (shape - 1) - 1)[::-1].copy()  # grid_sample orders coordinates last axis first

@@ -109,9 +109,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "priors" / "brain-mri")
     parser.add_argument("--images", type=int, default=32)
-    parser.add_argument(
-        "--spread", type=float, default=1.0, help="factor on the standard deviation of the error spectrum"
-    )
+    parser.add_argument("--spread", type=float, default=1.0, help="factor on the standard deviation of the error spectrum")
     parser.add_argument("--command", action="append", default=[], help="a training command, for the card")
     args = parser.parse_args()
     settings = json.loads((args.run / "settings.json").read_text())

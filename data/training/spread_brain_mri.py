@@ -56,9 +56,7 @@ def main() -> None:
             squared.append(float(((size.mean(0) - problem.truth)[head] ** 2 - spread / args.draws).mean()))
             variance.append(float(spread.mean()))
         error, std = np.sqrt(squared), np.sqrt(variance)
-        print(
-            f"factor {factor}: error {error.round(4)} std {std.round(4)} ratio {np.median(error / std):.2f}", flush=True
-        )  # noqa: T201
+        print(f"factor {factor}: error {error.round(4)} std {std.round(4)} ratio {np.median(error / std):.2f}", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

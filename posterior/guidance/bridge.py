@@ -16,7 +16,6 @@ from posterior.priors.covariance import Covariance
 from posterior.priors.reference import Reference
 from posterior.problem import Problem
 
-
 SINGLE_TOLERANCE = 5e-3
 
 
@@ -48,11 +47,7 @@ class BridgeGuidance(Guidance):
         prior_mean = reference.mean(problem.event_shape)
         cov = reference.covariance(problem.event_shape)
         white = noise()
-        mean = (
-            prior_mean.to(white).expand_as(white)
-            if isinstance(prior_mean, Tensor)
-            else torch.full_like(white, prior_mean)
-        )
+        mean = prior_mean.to(white).expand_as(white) if isinstance(prior_mean, Tensor) else torch.full_like(white, prior_mean)
         lin = problem.likelihood.model.linearise(mean)
         return self._draw(problem, "start", lin, mean, cov, white, noise) + sigma * noise()
 

@@ -74,7 +74,7 @@ class MMPSGuidance(Guidance):
         self, problem: Problem, sigma: float, lin: Linearisation, white: Tensor, residual: Tensor
     ) -> Tensor | None:
         """The solution were the prior its reference Gaussian; None without one."""
-        reference, like = problem.prior.reference, problem.likelihood
+        reference = problem.prior.reference
         if reference is None:
             return None
         cov = reference.covariance(problem.event_shape).given(sigma)

@@ -144,9 +144,7 @@ def read_kspace(path: str | Path, slice_index: int | None = None) -> KSpace:
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise KSpaceError(
-            f"{path}: k-space files end in .npy, .h5, .hdf5, .cfl or .hdr; got {path.suffix or 'no ending'!r}"
-        )
+        raise KSpaceError(f"{path}: k-space files end in .npy, .h5, .hdf5, .cfl or .hdr; got {path.suffix or 'no ending'!r}")
     return reader(path, slice_index)
 
 
@@ -165,9 +163,7 @@ def read_array(path: str | Path, what: str) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise KSpaceError(
-            f"{path}: not a complete NumPy .npy file of numbers ({_first_line(error)}); wanted {what}"
-        ) from error
+        raise KSpaceError(f"{path}: not a complete NumPy .npy file of numbers ({_first_line(error)}); wanted {what}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufc":
         got = getattr(array, "dtype", type(array).__name__)
         raise KSpaceError(f"{path}: holds {got}; wanted {what}")

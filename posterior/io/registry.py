@@ -143,9 +143,7 @@ def _download(entry: Entry, url: str, path: Path) -> Path:
     try:
         pooch.retrieve(url, known_hash=f"sha256:{entry.sha256}", fname=path.name, path=path.parent)
     except ValueError as error:  # pooch checks before it moves the file into place, so nothing is left behind
-        raise ChecksumError(
-            f"dataset {entry.name!r}: what {url} serves is not the registered file ({error})"
-        ) from error
+        raise ChecksumError(f"dataset {entry.name!r}: what {url} serves is not the registered file ({error})") from error
     except OSError as error:
         raise ConnectionError(f"dataset {entry.name!r}: could not download {url} ({error})") from error
     return path

@@ -37,9 +37,7 @@ class EmpiricalPrior(Prior):
     def __init__(self, points: Tensor, weights: Tensor | None = None, *, units: str = "1") -> None:
         points = torch.as_tensor(points).detach()
         if points.ndim < 2 or points.shape[0] < 2:
-            raise ValueError(
-                f"EmpiricalPrior: points have shape {tuple(points.shape)}; wanted (N, *event), N at least 2"
-            )
+            raise ValueError(f"EmpiricalPrior: points have shape {tuple(points.shape)}; wanted (N, *event), N at least 2")
         if not torch.isfinite(points).all():
             raise ValueError("EmpiricalPrior: points have values that are not finite")
         count = points.shape[0]

@@ -204,7 +204,5 @@ def _components(std: Tensor, count: int, n: int) -> tuple[Tensor | None, Tensor]
         raise ValueError("GaussianMixturePrior: a covariance is not symmetric")
     values, vectors = torch.linalg.eigh((covs + covs.mT) / 2)
     if not (values > 0).all():
-        raise ValueError(
-            f"GaussianMixturePrior: a covariance has an eigenvalue {float(values.min()):.3g}; wanted positive"
-        )
+        raise ValueError(f"GaussianMixturePrior: a covariance has an eigenvalue {float(values.min()):.3g}; wanted positive")
     return vectors, values

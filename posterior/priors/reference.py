@@ -113,9 +113,7 @@ class RadialReference(Reference):
 
     def _on_grid(self, table: Tensor, event_shape: tuple[int, ...]) -> Tensor:
         h, w = event_shape[-2:]
-        f = torch.hypot(
-            torch.fft.fftfreq(h, dtype=torch.float64)[:, None], torch.fft.fftfreq(w, dtype=torch.float64)[None]
-        )
+        f = torch.hypot(torch.fft.fftfreq(h, dtype=torch.float64)[:, None], torch.fft.fftfreq(w, dtype=torch.float64)[None])
         values = np.exp(np.interp(f.numpy(), self.frequencies.numpy(), table.log().numpy()))
         return torch.from_numpy(values)
 

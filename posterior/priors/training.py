@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -140,7 +139,7 @@ def _rate(step: int, settings: TrainingSettings) -> float:
 def _save(folder: Path, step: int, settings, network, optimiser, average, losses) -> None:  # noqa: ANN001
     state = {"step": step, "network": network.state_dict(), "optimiser": optimiser.state_dict(), "average": average}
     torch.save(state, folder / "checkpoint.tmp")
-    os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")
+    (folder / "checkpoint.tmp").replace(folder / "checkpoint.pt")
     (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=2))
     with (folder / "loss.csv").open("a") as f:
         f.writelines(f"{s},{v:.6g}\n" for s, v in losses)

@@ -75,9 +75,7 @@ class DPS(Guided):
         sigma_max: float | None = None,
         sigma_min: float | None = None,
     ) -> None:
-        super().__init__(
-            DPSGuidance(zeta), integrator or Ancestral(), steps, schedule or Karras(), sigma_max, sigma_min
-        )
+        super().__init__(DPSGuidance(zeta), integrator or Ancestral(), steps, schedule or Karras(), sigma_max, sigma_min)
 
 
 class PiGDM(Guided):

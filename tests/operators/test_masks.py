@@ -71,9 +71,7 @@ def test_equispaced_lines_are_equispaced():
 
 
 def test_variable_density_thins_outwards():
-    count = {
-        kind: sum(lines(cartesian_mask((1, 256), 4, kind=kind, seed=s)).int() for s in range(40)) for kind in KINDS
-    }
+    count = {kind: sum(lines(cartesian_mask((1, 256), 4, kind=kind, seed=s)).int() for s in range(40)) for kind in KINDS}
     near, far = slice(64, 114), slice(0, 50)
     ratio = {kind: (c[near].sum() / c[far].sum()).item() for kind, c in count.items()}
     assert ratio["variable-density"] > 3

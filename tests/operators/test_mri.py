@@ -116,9 +116,7 @@ def test_agrees_with_deepinv(coils, shape):
     A = build(coils, shape)
     x, v = domain_range(coils, shape, 2)
     theirs = (
-        deepinv.physics.MRI(mask=A.mask)
-        if coils is None
-        else deepinv.physics.MultiCoilMRI(mask=A.mask, coil_maps=A.coil_maps)
+        deepinv.physics.MRI(mask=A.mask) if coils is None else deepinv.physics.MultiCoilMRI(mask=A.mask, coil_maps=A.coil_maps)
     )
     torch.testing.assert_close(A(x), theirs(x), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(A.A_adjoint(v), theirs.A_adjoint(v), rtol=1e-10, atol=1e-10)

@@ -42,9 +42,7 @@ def reference(errors=False):
     if not errors:
         return RadialReference(frequencies, power)
     sigmas = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
-    return RadialReference(
-        frequencies, power, sigmas, 0.5 * power * sigmas[:, None] ** 2 / (power + sigmas[:, None] ** 2)
-    )
+    return RadialReference(frequencies, power, sigmas, 0.5 * power * sigmas[:, None] ** 2 / (power + sigmas[:, None] ** 2))
 
 
 PARAMETERISATIONS = {

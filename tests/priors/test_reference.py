@@ -61,9 +61,7 @@ class TestRadialSpectrum:
 
 class TestRadialReference:
     @pytest.mark.parametrize("shape", SHAPES)
-    @pytest.mark.parametrize(
-        "sigma", [0.02, torch.tensor(0.5), torch.tensor([0.1, 1.0, 30.0])], ids=["number", "()", "(B,)"]
-    )
+    @pytest.mark.parametrize("sigma", [0.02, torch.tensor(0.5), torch.tensor([0.1, 1.0, 30.0])], ids=["number", "()", "(B,)"])
     def test_denoises_as_the_gaussian_prior_of_the_same_spectrum(self, shape, sigma):
         prior = GaussianPrior(torch.zeros(shape), PLAIN.covariance(shape).eigenvalues)
         x = normal(3, *shape)

@@ -99,9 +99,7 @@ def test_the_reference_twist_has_constant_weights_for_a_gaussian():
     prior = posterior.GaussianPrior(torch.zeros(1, 12, 12, dtype=torch.float64), matern_spectrum(12))
     mask = (torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(0)) < 0.3).double()
     physics = deepinv.physics.Inpainting((1, 12, 12), mask=mask)
-    y = physics.A(
-        prior.reference.cov.sqrt(torch.randn(1, 1, 12, 12, generator=torch.Generator().manual_seed(1)).double())
-    )
+    y = physics.A(prior.reference.cov.sqrt(torch.randn(1, 1, 12, 12, generator=torch.Generator().manual_seed(1)).double()))
     likelihood = posterior.GaussianLikelihood(physics, y, 0.05)
     exact = posterior.exact_posterior(prior, likelihood)
     draws = posterior.sample(prior, likelihood, posterior.TDS(4), draws=400, seed=0)

@@ -32,18 +32,14 @@ def figure(result: Result) -> Figure:
     mean_name = list(shown)[-1]
     mean = shown[mean_name]
     white = float(torch.quantile(mean.flatten(), 0.995)) or 1.0
-    panels: list[tuple[str, Tensor, str, float]] = [
-        (name, image, "gray", white) for name, image in _labelled(result).items()
-    ]
+    panels: list[tuple[str, Tensor, str, float]] = [(name, image, "gray", white) for name, image in _labelled(result).items()]
     error = None if result.truth is None else (mean - result.truth).abs()
     spread = [v for v in (result.std, error) if v is not None]
     top = max((float(torch.quantile(v.flatten(), 0.998)) for v in spread), default=0.0) or 1.0
     if result.truth is not None:
         panels.insert(0, ("reference", result.truth, "gray", white))
     else:
-        panels.insert(
-            0, (f"sampled k-space: {result.problem.facts.get('sampled', '')}", result.problem.mask, "gray", 1)
-        )
+        panels.insert(0, (f"sampled k-space: {result.problem.facts.get('sampled', '')}", result.problem.mask, "gray", 1))
         one = torch.linalg.vector_norm(result.draws.samples[0], dim=0)
         panels.append(("one draw", one, "gray", white))
     if result.std is not None:

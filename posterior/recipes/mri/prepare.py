@@ -137,8 +137,7 @@ def _covariance(kspace: KSpace, noise: Tensor | float | None) -> Tensor:
     value = value.to(torch.complex128)
     if tuple(value.shape) != (kspace.coils, kspace.coils) or torch.linalg.cholesky_ex(value).info:
         raise KSpaceError(
-            f"noise has shape {tuple(value.shape)}; wanted a number or a positive definite covariance of "
-            f"{kspace.coils} coils"
+            f"noise has shape {tuple(value.shape)}; wanted a number or a positive definite covariance of {kspace.coils} coils"
         )
     return value
 
