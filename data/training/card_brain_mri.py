@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -103,6 +104,32 @@ def curves(prior: NetworkPrior, clean: Tensor) -> list[dict[str, float]]:
     return rows
 
 
+def thinned(losses: Path, every: int = 100) -> list[list[float]]:
+    """[last step, mean loss] of each ``every`` steps of a run's loss.csv."""
+    table = np.loadtxt(losses, delimiter=",")
+    return [
+        [int(part[-1, 0]) + 1, round(float(part[:, 1].mean()), 4)] for part in np.split(table, range(every, len(table), every))
+    ]
+
+
+def page(card: dict[str, Any]) -> str:
+    """The card as a page for people."""
+    lines = ["# brain-mri", "", f"A prior of {card['summary']}. Scaling: {card['scaling']}. Licence: {card['licence']}.", ""]
+    lines += ["## Data", "", *(f"- {d}" for d in card["data"]), f"- held out entirely: {card['held_out']}", ""]
+    lines += [f"Limits: {card['limits']}.", "", "## Training", "", f"{card['parameters']} parameters, half precision.", ""]
+    lines += ["```", *card["commands"], "```", "", "## Checks", "", *(f"- {c}" for c in card["checks"]), ""]
+    lines += ["Denoising error on the held-out head, root-mean-square, standardised units:", ""]
+    lines += ["| sigma | network | optimal Gaussian |", "|---|---|---|"]
+    lines += [f"| {r['sigma']:.3g} | {r['network']:.4f} | {r['gaussian']:.4f} |" for r in card["held_out_rmse"]]
+    lines += [
+        "",
+        "Training loss (1: as wrong as the Gaussian would be on whole slices), means of 100 steps, one row a run:",
+        "",
+    ]
+    lines += ["- " + ", ".join(f"{step}: {loss}" for step, loss in run[4::5]) for run in card["loss"]]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -110,6 +137,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "priors" / "brain-mri")
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--spread", type=float, default=1.0, help="factor on the standard deviation of the error spectrum")
+    parser.add_argument("--earlier", type=Path, action="append", default=[], help="folder of an earlier run, for the card")
+    parser.add_argument("--check", action="append", default=[], help="a sentence on what was checked, for the card")
     parser.add_argument("--command", action="append", default=[], help="a training command, for the card")
     args = parser.parse_args()
     settings = json.loads((args.run / "settings.json").read_text())
@@ -125,12 +154,15 @@ def main() -> None:
     prior.card = CARD | {
         "commands": args.command,
         "spread": args.spread,
+        "checks": args.check,
+        "loss": [thinned(folder / "loss.csv") for folder in (*args.earlier, args.run)],
         "settings": settings,
         "steps_done": state["step"],
         "parameters": sum(p.numel() for p in prior.network.parameters()),
         "held_out_rmse": curves(prior, colin27_slices(9)),
     }
     save_prior(prior, args.out, half=True)
+    (args.out / "README.md").write_text(page(prior.card))
 
 
 if __name__ == "__main__":

@@ -215,11 +215,19 @@ def test_sense_leaves_what_the_noise_explains(problem, head):
     assert error[0] < error[1]
 
 
-def test_sense_solves_its_normal_equations(problem):
+def test_sense_solves_its_normal_equations(from_prior):
+    problem, _, _ = from_prior
     image = sense_cg(problem, 0.1, iterations=100)[None]
     left = problem.operator.A_adjoint_A(image) + 0.1 * image
     right = problem.operator.A_adjoint(problem.y)
     assert torch.linalg.vector_norm(left - right) < 1e-3 * torch.linalg.vector_norm(right)
+
+
+def test_baselines_are_dark_outside_the_support(problem):
+    air = ~problem.support
+    assert air.any()
+    assert not sense_cg(problem)[:, air].any()
+    assert not l1_wavelet(problem, 0.005)[:, air].any()
 
 
 def test_l1_wavelet_lies_between_data_and_sparsity(problem):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from posterior.linalg import cg
 from posterior.recipes.mri.problem import MRIProblem
+
+if TYPE_CHECKING:
+    from operators import MultiCoilMRI
 
 
 def zero_filled(problem: MRIProblem) -> Tensor:
@@ -17,7 +22,10 @@ def zero_filled(problem: MRIProblem) -> Tensor:
 
 
 def sense_cg(problem: MRIProblem, regularisation: float | None = None, *, iterations: int = 60) -> Tensor:
-    """argmin ||y - A x||^2 + regularisation ||x||^2 by conjugate gradients.
+    """argmin ||y - A x||^2 + regularisation ||x||^2 over images on the support, by conjugate gradients.
+
+    The coil maps are set to zero outside the support, as is usual for SENSE: with the maps of air kept, the
+    bundled slice comes out half a decibel worse.
 
     Args:
         problem: What to reconstruct.
@@ -36,12 +44,13 @@ def sense_cg(problem: MRIProblem, regularisation: float | None = None, *, iterat
         Morozov. On the solution of functional equations by the method of regularization. 1966. Soviet
         Mathematics Doklady 7.
     """
-    right = problem.operator.A_adjoint(problem.y)
+    operator = _on_support(problem)
+    right = operator.A_adjoint(problem.y)
     stop = 1e-4 * float(torch.linalg.vector_norm(right))
 
     def solve(weight: float, start: Tensor | None = None) -> Tensor:
         def system(v: Tensor) -> Tensor:
-            return problem.operator.A_adjoint_A(v) + weight * v
+            return operator.A_adjoint_A(v) + weight * v
 
         return cg(system, right, iterations=iterations, stop=stop, start=start)[0]
 
@@ -60,7 +69,7 @@ def sense_cg(problem: MRIProblem, regularisation: float | None = None, *, iterat
 
 
 def l1_wavelet(problem: MRIProblem, regularisation: float, *, wavelet: str = "db4", iterations: int = 100) -> Tensor:
-    """argmin ||y - A x||^2 / 2 + regularisation ||W x||_1 by sigpy's FISTA.
+    """argmin ||y - A x||^2 / 2 + regularisation ||W x||_1 by sigpy's FISTA, coil maps as in `sense_cg`.
 
     Args:
         problem: What to reconstruct.
@@ -85,7 +94,7 @@ def l1_wavelet(problem: MRIProblem, regularisation: float, *, wavelet: str = "db
         raise ImportError("l1_wavelet needs sigpy: pip install 'posterior[mri]'") from error
 
     y = torch.complex(problem.y[0, 0], problem.y[0, 1]).numpy()
-    maps = problem.maps.numpy()
+    maps = (problem.maps * problem.support).numpy()
     app = L1WaveletRecon(
         y,
         maps,
@@ -97,4 +106,10 @@ def l1_wavelet(problem: MRIProblem, regularisation: float, *, wavelet: str = "db
         alpha=float(1 / (np.abs(maps) ** 2).sum(0).max()),
         show_pbar=False,
     )
-    return torch.view_as_real(torch.from_numpy(app.run())).movedim(-1, 0).contiguous()
+    return problem.on_support(torch.view_as_real(torch.from_numpy(app.run())).movedim(-1, 0).contiguous())
+
+
+def _on_support(problem: MRIProblem) -> MultiCoilMRI:
+    from operators import MultiCoilMRI
+
+    return MultiCoilMRI(problem.mask.float(), problem.maps * problem.support)
