@@ -7,6 +7,7 @@ output file begun. Libraries are imported inside the commands, so that ``--help`
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import tempfile
 import warnings
@@ -186,6 +187,8 @@ def main() -> None:
     from posterior._memory import keep_large_blocks
 
     keep_large_blocks()
+    # Threads that wait by spinning take the cores from whoever shares them; OpenMP reads this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 
 

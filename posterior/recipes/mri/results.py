@@ -149,15 +149,16 @@ def reconstruct(
         reduced, held_out = withhold(problem, seed=seed)
         predictive = predictive_coverage(sample(prior, reduced.likelihood, sampler, **settings), held_out, LEVEL)
 
+    of_draws = float(problem.chi_square(drawn.samples).mean())  # before air, which the data saw too, is made dark
     drawn = _complex(drawn.map(problem.on_support))
     magnitude = drawn.magnitude()
     uncertain = drawn.is_posterior and draws > 1
     plain = {"zero-filled": zero_filled(problem), "SENSE-CG": sense_cg(problem)}
     plain = {name: problem.on_support(x) for name, x in plain.items()}
     images = {name: torch.linalg.vector_norm(x, dim=0) for name, x in plain.items()}
-    images["posterior mean" if drawn.is_posterior else "estimate"] = magnitude.mean
     residuals = {name: float(problem.chi_square(x[None])) for name, x in plain.items()}
-    residuals["posterior mean" if drawn.is_posterior else "estimate"] = float(problem.chi_square(drawn.samples).mean())
+    name = "posterior mean" if drawn.is_posterior else "estimate"
+    images[name], residuals[name] = magnitude.mean, of_draws
     coverage = None
     if problem.truth is not None and uncertain and draws + 1 >= 2 / (1 - LEVEL) - 1e-6:
         low, high = magnitude.interval(LEVEL)
