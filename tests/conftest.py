@@ -9,6 +9,9 @@ import torch
 
 from posterior.io.registry import DATA_DIR_VARIABLE, available, fetch
 
+# The problems are small: more threads only wait for each other, for ever so long on a shared machine.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def data_file() -> Callable[[str], Path]:
