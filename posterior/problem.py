@@ -67,20 +67,20 @@ class Problem:
 
         return mean.detach(), vjp
 
-    def iterations_for(self, key: Hashable, system: Apply, typical: Callable[[], Tensor], stop: float, limit: int) -> int:
+    def iterations_for(self, key: Hashable, pilot: Callable[[], tuple[Apply, Tensor]], stop: float, limit: int) -> int:
         """Conjugate-gradient iterations of a typical right-hand side, found once and then used for all draws.
 
         A stop test on each draw would let rounding, and so the batch, decide how many iterations a draw gets.
 
         Args:
             key: What the answer depends on.
-            system: The matrix.
-            typical: Returns a right-hand side (1, *shape) that looks like those of the draws.
+            pilot: Returns the matrix and a right-hand side (1, *shape) that looks like those of the draws; called once.
             stop: Residual norm to reach.
             limit: Iterations at most.
         """
         if key not in self.memo:
-            self.memo[key] = max(1, cg(system, typical(), iterations=limit, stop=stop)[1])
+            system, typical = pilot()
+            self.memo[key] = max(1, cg(system, typical, iterations=limit, stop=stop)[1])
         return self.memo[key]
 
 

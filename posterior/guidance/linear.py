@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 
 from torch import Tensor
@@ -43,14 +44,14 @@ def gaussian_update(
         information = information_operator(like, near, precision)
         return lambda w: w + root(information(root(w)))
 
-    def typical() -> Tensor:
+    def pilot() -> tuple[Apply, Tensor]:
+        field = root(pilot_noise(problem.event_shape, residual))
         eta = like.variance.sqrt() * pilot_noise(tuple(like.y.shape[1:]), residual, seed=1)
-        return root(pilot.vjp(precision * (pilot.jvp(root(z)) + eta)))
+        near = like.model.linearise(field)
+        return system(near), root(near.vjp(precision * (near.jvp(field) + eta)))
 
-    z = pilot_noise(problem.event_shape, residual)
-    pilot = like.model.linearise(root(z))
-    stop = tolerance * z.numel() ** 0.5
-    count = problem.iterations_for(key, system(pilot), typical, stop, iterations)
+    stop = tolerance * math.prod(problem.event_shape) ** 0.5
+    count = problem.iterations_for(key, pilot, stop, iterations)
     right = root(lin.vjp(precision * residual))
     return root(cg(system(lin), right, iterations=count)[0])
 

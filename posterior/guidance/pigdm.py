@@ -41,13 +41,13 @@ class PiGDMGuidance(Guidance):
         def system(near: Linearisation) -> Apply:
             return lambda u: u + r2 * white * near.jvp(near.vjp(white * u))
 
-        def typical() -> Tensor:
-            return white * pilot.jvp(r2**0.5 * pilot_noise(problem.event_shape, x)) + like.reach * pilot_noise(
-                tuple(like.y.shape[1:]), x, seed=1
-            )
+        def pilot() -> tuple[Apply, Tensor]:
+            field = pilot_noise(problem.event_shape, x)
+            near = like.model.linearise(spread * field)
+            eta = pilot_noise(tuple(like.y.shape[1:]), x, seed=1)
+            return system(near), white * near.jvp(r2**0.5 * field) + like.reach * eta
 
-        pilot = like.model.linearise(spread * pilot_noise(problem.event_shape, x))
         stop = self.tolerance * like.count**0.5
-        count = problem.iterations_for(("pigdm", sigma, self), system(pilot), typical, stop, self.iterations)
+        count = problem.iterations_for(("pigdm", sigma, self), pilot, stop, self.iterations)
         u = white * cg(system(lin), white * (like.y - lin.prediction), iterations=count)[0]
         return Estimate(mean + sigma**2 * vjp(lin.vjp(u)))
