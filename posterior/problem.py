@@ -67,6 +67,18 @@ class Problem:
 
         return mean.detach(), vjp
 
+    def noised_prior(self, white: Tensor, sigma: float) -> Tensor:
+        """White noise (B, *event) turned into draws of the noised prior, taken to be Gaussian at ``sigma``.
+
+        With a reference Gaussian they are of N(mu, C + sigma^2 I), else of N(0, (rms^2 + sigma^2) I).
+        """
+        reference = self.prior.reference
+        if reference is None:
+            return (self.prior.rms**2 + sigma**2) ** 0.5 * white
+        mean = reference.mean(self.event_shape)
+        mean = mean.to(white) if isinstance(mean, Tensor) else mean
+        return mean + reference.covariance(self.event_shape).plus_white(sigma**2).sqrt(white)
+
     def iterations_for(self, key: Hashable, pilot: Callable[[], tuple[Apply, Tensor]], stop: float, limit: int) -> int:
         """Conjugate-gradient iterations of a typical right-hand side, found once and then used for all draws.
 

@@ -25,14 +25,5 @@ class Guidance(ABC):
         """
 
     def start(self, problem: Problem, sigma: float, noise: Noise) -> Tensor:
-        """Fields at the first noise level: draws of the noised prior, Gaussian at ``sigma`` = sigma_max.
-
-        A prior with a reference Gaussian is started from N(mu, C + sigma^2 I), others from N(0, (rms^2 + sigma^2) I).
-        """
-        z = noise()
-        reference = problem.prior.reference
-        if reference is None:
-            return (problem.prior.rms**2 + sigma**2) ** 0.5 * z
-        mean = reference.mean(problem.event_shape)
-        mean = mean.to(z) if isinstance(mean, Tensor) else mean
-        return mean + reference.covariance(problem.event_shape).plus_white(sigma**2).sqrt(z)
+        """Fields at the first noise level: draws of the noised prior, see `Problem.noised_prior`."""
+        return problem.noised_prior(noise(), sigma)

@@ -82,13 +82,7 @@ class Twist(ABC):
         N(0, (rms^2 + sigma^2) I).
         """
         z = noise()
-        reference = problem.prior.reference
-        if reference is None:
-            return math.sqrt(problem.prior.rms**2 + sigma**2) * z, z.new_zeros(len(z))
-        mean = reference.mean(problem.event_shape)
-        mean = mean.to(z) if isinstance(mean, Tensor) else mean
-        cov = reference.covariance(problem.event_shape).plus_white(sigma**2)
-        return mean + cov.sqrt(z), z.new_zeros(len(z))
+        return problem.noised_prior(z, sigma), z.new_zeros(len(z))
 
     @abstractmethod
     def evaluate(self, problem: Problem, x: Tensor, sigma: float) -> tuple[Tensor, ...]:
