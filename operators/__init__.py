@@ -13,6 +13,7 @@ _EXPORTS = {
     "calibration_region": "coils",
     "cartesian_mask": "masks",
     "compress_coils": "coils",
+    "espirit": "coils",
     "espirit_maps": "coils",
     "noise_covariance": "coils",
     "poisson_disc_mask": "masks",

@@ -90,22 +90,46 @@ def espirit_maps(
     crop: float = 0.95,
     max_iter: int = 100,
 ) -> Tensor:
-    """Coil sensitivities from the calibration square by ESPIRiT, one set of maps.
+    """Coil sensitivities as :func:`espirit`, set to 0 where its eigenvalue is at most ``crop``.
+
+    Args:
+        kspace: As for :func:`espirit`.
+        calibration: As for :func:`espirit`.
+        kernel: As for :func:`espirit`.
+        threshold: As for :func:`espirit`.
+        crop: Eigenvalue from 0 to 1 below which a pixel is outside the object. Lower keeps more pixels.
+        max_iter: As for :func:`espirit`.
+
+    Returns:
+        (N, H, W) complex64.
+    """
+    maps, eigenvalue = espirit(kspace, calibration, kernel=kernel, threshold=threshold, max_iter=max_iter)
+    return maps * (eigenvalue > crop)
+
+
+def espirit(
+    kspace: Array,
+    calibration: int = 24,
+    *,
+    kernel: int = 6,
+    threshold: float = 0.02,
+    max_iter: int = 100,
+) -> tuple[Tensor, Tensor]:
+    """Coil sensitivities from the calibration square by ESPIRiT, one set of maps, and how sure it is of an object.
 
     Nothing outside the square is used, so a retrospectively undersampled test leaks nothing. The maps have
-    sum_n |s_n|^2 = 1 where there is an object and are 0 elsewhere, and the first coil is real: the image
-    carries its phase. With strongly correlated noise, :func:`prewhiten` first.
+    sum_n |s_n|^2 = 1, in air too, and the first coil is real: the image carries its phase. With strongly
+    correlated noise, :func:`prewhiten` first.
 
     Args:
         kspace: (N, H, W) complex.
         calibration: Side of the square at the centre of k-space that is used; it must be fully sampled.
         kernel: Side of the k-space kernel.
         threshold: Singular values of the calibration matrix below this share of the largest are noise.
-        crop: Eigenvalue from 0 to 1 below which a pixel is outside the object. Lower keeps more pixels.
         max_iter: Power iterations per pixel.
 
     Returns:
-        (N, H, W) complex64.
+        The maps (N, H, W) complex64, and the eigenvalue (H, W): about 1 where there is an object, less in air.
 
     Raises:
         ValueError: k-space is not (N, H, W) complex and finite, or the square is not fully sampled.
@@ -137,19 +161,20 @@ def espirit_maps(
     except ImportError as error:
         raise ImportError("espirit_maps needs sigpy: pip install 'posterior[mri]'") from error
 
-    maps = EspiritCalib(
+    maps, eigenvalue = EspiritCalib(
         kspace.to(torch.complex64).numpy(force=True),
         calib_width=calibration,
         kernel_width=kernel,
         thresh=threshold,
-        crop=crop,
+        crop=0.0,
         max_iter=max_iter,
+        output_eigenvalue=True,
         show_pbar=False,
     ).run()
     maps = torch.from_numpy(np.ascontiguousarray(maps)).to(kspace.device)
     if not torch.isfinite(torch.view_as_real(maps)).all():
         raise ValueError("espirit_maps: ESPIRiT returned NaN or infinity; is a coil without signal?")
-    return maps
+    return maps, torch.from_numpy(np.ascontiguousarray(eigenvalue)).real.reshape(height, width).to(kspace.device)
 
 
 def noise_covariance(kspace: Array, mask: Array | None = None, *, fraction: float = 0.15, trim: float = 0.1) -> Tensor:

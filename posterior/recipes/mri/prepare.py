@@ -145,7 +145,7 @@ def _covariance(kspace: KSpace, noise: Tensor | float | None) -> Tensor:
 def _estimated_maps(
     data: Tensor, kspace: KSpace, centre: tuple[int, int], calibration: int, crop: float
 ) -> tuple[Tensor, Tensor, str]:
-    from operators import espirit_maps
+    from operators import espirit
 
     side = min(calibration, *centre)
     if side < _SMALLEST_CALIBRATION:
@@ -156,10 +156,10 @@ def _estimated_maps(
     try:
         # Below two kernels a side the patches are too few to tell the coils' subspace from all there is.
         # The operator keeps the maps of air as well: only so do the data tell that it is dark.
-        maps = espirit_maps(data, side, kernel=min(6, side // 2), crop=0.0)
-        inside = (espirit_maps(data, side, kernel=min(6, side // 2), crop=crop) != 0).any(0)
+        maps, eigenvalue = espirit(data, side, kernel=min(6, side // 2))
     except ValueError as error:
         raise KSpaceError(f"{kspace.source}: coil maps cannot be estimated ({error}); pass them") from error
+    inside = (eigenvalue > crop) & (maps != 0).any(0)
     if not inside.any():
         raise KSpaceError(f"{kspace.source}: ESPIRiT finds no object in the calibration data; pass coil maps")
     return maps, inside, f"ESPIRiT, from the central {side} x {side} samples"
