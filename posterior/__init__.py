@@ -23,6 +23,7 @@ _PUBLIC = {
     "MMPS": "samplers.guided",
     "NetworkPrior": "priors.network",
     "PiGDM": "samplers.guided",
+    "PoissonLikelihood": "likelihoods",
     "Prior": "priors.base",
     "Progress": "driver",
     "SamplingError": "driver",

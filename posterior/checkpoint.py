@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posterior.likelihoods import GaussianLikelihood
+from posterior.likelihoods import Likelihood
 from posterior.priors.base import Prior
 from posterior.samplers.base import Sampler
 
@@ -40,7 +40,7 @@ class Checkpoint:
         self,
         path: str | os.PathLike | None,
         prior: Prior,
-        likelihood: GaussianLikelihood,
+        likelihood: Likelihood,
         sampler: Sampler,
         key: str,
     ) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from posterior.checkpoint import Checkpoint, SamplingError
 from posterior.draws import Draws, Stats
-from posterior.likelihoods import GaussianLikelihood, real_view
+from posterior.likelihoods import Likelihood, real_view
 from posterior.priors.base import Affine, Prior
 from posterior.problem import Counts, Problem
 from posterior.samplers.base import Sampler
@@ -91,7 +91,7 @@ def draw_seed(seed: int, index: int) -> int:
 
 def sample(
     prior: Prior,
-    likelihood: GaussianLikelihood,
+    likelihood: Likelihood,
     sampler: Sampler,
     *,
     draws: int = 16,
@@ -201,7 +201,7 @@ class _Job:
 
     problem: Problem
     sampler: Sampler
-    likelihood: GaussianLikelihood
+    likelihood: Likelihood
     seed: int
     draws: int
     runs: int
@@ -279,7 +279,7 @@ class _Job:
         return physical
 
 
-def _event_shape(prior: Prior, likelihood: GaussianLikelihood, given: tuple[int, ...] | None) -> tuple[int, ...]:
+def _event_shape(prior: Prior, likelihood: Likelihood, given: tuple[int, ...] | None) -> tuple[int, ...]:
     if given is not None:
         shape = tuple(given)
     elif None not in prior.event_shape:
@@ -297,7 +297,7 @@ def _event_shape(prior: Prior, likelihood: GaussianLikelihood, given: tuple[int,
     return shape
 
 
-def _chi_square(likelihood: GaussianLikelihood, samples: Tensor, shape: tuple[int, ...], log_weights: Tensor | None) -> float:
+def _chi_square(likelihood: Likelihood, samples: Tensor, shape: tuple[int, ...], log_weights: Tensor | None) -> float:
     like = likelihood.in_standard(Affine(), shape)
     with torch.no_grad():
         values = torch.cat([like.chi_square(x[None].to(like.y.device, like.y.dtype)) for x in samples])

@@ -9,7 +9,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
-from posterior.likelihoods import GaussianLikelihood
+from posterior.likelihoods import GaussianLikelihood, Likelihood
 from posterior.priors.analytic import GaussianPrior
 from posterior.priors.base import Affine, Prior
 from posterior.priors.empirical import EmpiricalPrior
@@ -177,12 +177,15 @@ class EmpiricalPosterior:
         return below.double() @ self.weights
 
 
-def dense_operator(likelihood: GaussianLikelihood, event_shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+def dense_operator(likelihood: Likelihood, event_shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """The likelihood as matrices, measured entries only: A (m, n), data (m,), noise variance (m,), float64.
 
     Raises:
+        TypeError: If the likelihood is not Gaussian.
         ValueError: If the operator is not linear or n is too large for a dense matrix.
     """
+    if not isinstance(likelihood, GaussianLikelihood):
+        raise TypeError(f"exact posterior: a {type(likelihood).__name__} has no closed form with this prior")
     n = int(torch.Size(event_shape).numel())
     if n > LARGEST_DENSE:
         raise ValueError(f"exact posterior: {n} unknowns are too many for a dense matrix (at most {LARGEST_DENSE})")
@@ -199,7 +202,7 @@ def dense_operator(likelihood: GaussianLikelihood, event_shape: tuple[int, ...])
 
 
 @singledispatch
-def exact_posterior(prior: Prior, likelihood: GaussianLikelihood) -> GaussianPosterior | MixturePosterior | EmpiricalPosterior:
+def exact_posterior(prior: Prior, likelihood: Likelihood) -> GaussianPosterior | MixturePosterior | EmpiricalPosterior:
     """The posterior in closed form.
 
     Args:
@@ -212,14 +215,14 @@ def exact_posterior(prior: Prior, likelihood: GaussianLikelihood) -> GaussianPos
         also have ``log_prob``, a mixture and a set of points ``weights`` and ``cdf``.
 
     Raises:
-        TypeError: If no closed form is known for this prior.
+        TypeError: If no closed form is known for this prior, or not with this likelihood.
         ValueError: If the operator is not linear or the field too large for a dense matrix.
     """
     raise TypeError(f"exact_posterior: no closed form is known for a {type(prior).__name__}")
 
 
 @exact_posterior.register
-def _(prior: GaussianPrior, likelihood: GaussianLikelihood) -> GaussianPosterior:
+def _(prior: GaussianPrior, likelihood: Likelihood) -> GaussianPosterior:
     likelihood.check(prior.event_shape)
     matrix, y, variance = dense_operator(likelihood, prior.event_shape)
     n = matrix.shape[1]
@@ -239,7 +242,7 @@ def _(prior: GaussianPrior, likelihood: GaussianLikelihood) -> GaussianPosterior
 
 
 @exact_posterior.register
-def _(prior: GaussianMixturePrior, likelihood: GaussianLikelihood) -> MixturePosterior:
+def _(prior: GaussianMixturePrior, likelihood: Likelihood) -> MixturePosterior:
     likelihood.check(prior.event_shape)
     matrix, y, variance = dense_operator(likelihood, prior.event_shape)
     evidence, means, variances, gains = [], [], [], []
@@ -268,7 +271,7 @@ def _(prior: GaussianMixturePrior, likelihood: GaussianLikelihood) -> MixturePos
 
 
 @exact_posterior.register
-def _(prior: EmpiricalPrior, likelihood: GaussianLikelihood) -> EmpiricalPosterior:
+def _(prior: EmpiricalPrior, likelihood: Likelihood) -> EmpiricalPosterior:
     likelihood.check(prior.event_shape)
     fit = torch.cat([likelihood.log_prob(x) for x in prior.points.split(256)])
     log_weights = prior.weights.log() + fit.double()

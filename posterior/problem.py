@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class Problem:
     likelihood: StandardLikelihood
     event_shape: tuple[int, ...]
     counts: Counts = field(default_factory=Counts)
-    memo: dict[Hashable, int] = field(default_factory=dict)
+    memo: dict[Hashable, Any] = field(default_factory=dict)
     chunk: int | None = None
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
