@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 import sys
 import time
@@ -373,6 +374,8 @@ def _reporter(progress: bool | Callable[[Progress], None]) -> Iterator[Callable[
     if not progress:
         yield lambda _: None
         return
+    # rich draws from Python's global generator, as it is imported and as it styles text.
+    state = random.getstate()
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
@@ -385,6 +388,9 @@ def _reporter(progress: bool | Callable[[Progress], None]) -> Iterator[Callable[
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Bar(*columns) as bar:
-        task = bar.add_task("sampling", total=None, calls=0)
-        yield lambda p: bar.update(task, completed=p.done, total=p.total, calls=p.nfe)
+    try:
+        with Bar(*columns) as bar:
+            task = bar.add_task("sampling", total=None, calls=0)
+            yield lambda p: bar.update(task, completed=p.done, total=p.total, calls=p.nfe)
+    finally:
+        random.setstate(state)

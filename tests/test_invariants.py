@@ -294,7 +294,7 @@ def test_checkpoint_that_cannot_be_written_is_refused_before_the_work(name, tmp_
 
 def test_global_random_state_is_neither_moved_nor_read(name):
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    first = draw(name).samples
+    first = draw(name, progress=True).samples
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.array_equal(np.random.get_state()[1], states[1])
     assert random.getstate() == states[2]
