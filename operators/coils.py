@@ -9,6 +9,7 @@ part. The covariance of the coils is therefore :math:`C = E[n n^H] / 2`, and C =
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,7 +162,7 @@ def espirit(
     except ImportError as error:
         raise ImportError("espirit_maps needs sigpy: pip install 'posterior[mri]'") from error
 
-    maps, eigenvalue = EspiritCalib(
+    calibrate: Any = EspiritCalib(
         kspace.to(torch.complex64).numpy(force=True),
         calib_width=calibration,
         kernel_width=kernel,
@@ -170,7 +171,8 @@ def espirit(
         max_iter=max_iter,
         output_eigenvalue=True,
         show_pbar=False,
-    ).run()
+    )
+    maps, eigenvalue = calibrate.run()
     maps = torch.from_numpy(np.ascontiguousarray(maps)).to(kspace.device)
     if not torch.isfinite(torch.view_as_real(maps)).all():
         raise ValueError("espirit_maps: ESPIRiT returned NaN or infinity; is a coil without signal?")

@@ -287,7 +287,8 @@ def _event_shape(prior: Prior, likelihood: Likelihood, given: tuple[int, ...] | 
         shape = tuple(n for n in prior.event_shape if n is not None)
     elif hasattr(likelihood.operator, "A_adjoint"):
         try:
-            shape = tuple(likelihood.operator.A_adjoint(likelihood.y).shape[1:])
+            adjoint: Any = likelihood.operator.A_adjoint
+            shape = tuple(adjoint(likelihood.y).shape[1:])
         except (RuntimeError, ValueError, IndexError) as error:
             name = type(likelihood.operator).__name__
             raise ValueError(f"operator {name} does not take data of shape {tuple(likelihood.y.shape)}: {error}") from error

@@ -48,7 +48,7 @@ class ForwardModel:
     def __init__(self, physics: Physics, affine: Affine, complex_data: bool, dtype: torch.dtype) -> None:
         from deepinv.physics import LinearPhysics
 
-        self.physics = physics
+        self.physics: Any = physics
         self.affine = affine
         self.complex_data = complex_data
         self.dtype = dtype
@@ -77,7 +77,7 @@ class ForwardModel:
         """The operator near ``z``: itself where it is linear, its derivative by autograd where it is not."""
         if self.linear:
             return Linearisation(self.predict(z), self.apply, self.transpose)
-        prediction, vjp = torch.func.vjp(self.predict, z)
+        prediction, vjp, *_ = torch.func.vjp(self.predict, z)
         return Linearisation(
             prediction,
             lambda dz: torch.func.jvp(self.predict, (z,), (dz,))[1],

@@ -205,9 +205,10 @@ def _fastmri_slice(file: h5py.File, path: Path, slice_index: int | None) -> KSpa
     array = dataset[index]
     data = _to_complex(array if array.ndim == 3 else array[None], path)
     mask = _nonzero(data)
-    if isinstance(file.get("mask"), h5py.Dataset):
+    given = file.get("mask")
+    if isinstance(given, h5py.Dataset):
         what = f"{path}: dataset 'mask'"
-        mask &= _fit_mask(np.asarray(file["mask"][()]), tuple(data.shape[1:]), what, "dataset 'kspace'")
+        mask &= _fit_mask(np.asarray(given[()]), tuple(data.shape[1:]), what, "dataset 'kspace'")
     reference = file.get("reconstruction_rss", file.get("reconstruction_esc"))
     if isinstance(reference, h5py.Dataset) and reference.ndim == 3 and reference.shape[0] == dataset.shape[0]:
         reference = torch.from_numpy(np.abs(reference[index]).astype(np.float32))
@@ -234,7 +235,7 @@ def _header(dataset: Any) -> tuple[tuple[int, int] | None, tuple[float, float] |
         return None, None
     try:
         root = ElementTree.fromstring(dataset[()])
-        space = root.find("{*}encoding/{*}reconSpace")
+        space: Any = root.find("{*}encoding/{*}reconSpace")
         size = [int(space.findtext(f"{{*}}matrixSize/{{*}}{axis}")) for axis in "xy"]
         view = [float(space.findtext(f"{{*}}fieldOfView_mm/{{*}}{axis}")) for axis in "xy"]
     except (ElementTree.ParseError, AttributeError, TypeError, ValueError):

@@ -23,6 +23,9 @@ class GaussianPrior(Prior):
         ValueError: If ``cov`` fits neither form or is not a covariance, or ``mean`` is not finite.
     """
 
+    event_shape: tuple[int, ...]
+    reference: GaussianReference
+
     def __init__(self, mean: Tensor, cov: Tensor, *, units: str = "1") -> None:
         mean = torch.as_tensor(mean)
         if not torch.isfinite(mean).all():

@@ -34,6 +34,8 @@ class EmpiricalPrior(Prior):
             weights are not positive.
     """
 
+    event_shape: tuple[int, ...]
+
     def __init__(self, points: Tensor, weights: Tensor | None = None, *, units: str = "1") -> None:
         points = torch.as_tensor(points).detach()
         if points.ndim < 2 or points.shape[0] < 2:

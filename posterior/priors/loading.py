@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from posterior.priors.parameterisations import (
     Velocity,
 )
 from posterior.priors.reference import RadialReference
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d import UNet2DModel
 
 FORMAT = 1
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -78,7 +81,7 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
     Raises:
         TypeError: If the network is not a diffusers `UNet2DModel` or the reference of another kind.
     """
-    from diffusers import UNet2DModel
+    from diffusers.models.unets.unet_2d import UNet2DModel
     from safetensors.torch import save_file
 
     if not isinstance(prior.network, UNet2DModel):
@@ -101,7 +104,7 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
         metadata={"format": "pt"},
     )
     tensors = {}
-    if prior.parameterisation.kind == "vp":
+    if isinstance(prior.parameterisation, VariancePreserving):
         tensors["alphas_cumprod"] = prior.parameterisation.alphas_cumprod.double()
     if reference is not None:
         named = {k: getattr(reference, k) for k in REFERENCE_TABLES}
@@ -161,7 +164,7 @@ def _load_ours(folder: Path) -> NetworkPrior:
         reference=reference,
         rms=rms,
         sigma_range=(low, high),
-        multiple=unet_multiple(network.config.block_out_channels),
+        multiple=unet_multiple(network.config["block_out_channels"]),
         name=folder.name,
         card=config["card"],
     )
@@ -174,7 +177,8 @@ def _reference(tables: dict[str, Tensor], folder: Path) -> RadialReference | Non
     if not found >= {"frequencies", "power"} or ("sigmas" in found) != ("errors" in found):
         missing = ", ".join(f"reference.{k}" for k in REFERENCE_TABLES if k not in found)
         raise ValueError(f"{folder / 'tables.safetensors'}: missing {missing}")
-    return RadialReference(*(tables.get(f"reference.{k}") for k in REFERENCE_TABLES))
+    needed, optional = REFERENCE_TABLES[:2], REFERENCE_TABLES[2:]
+    return RadialReference(*(tables[f"reference.{k}"] for k in needed), *(tables.get(f"reference.{k}") for k in optional))
 
 
 def _parameterisation(
@@ -222,12 +226,12 @@ def _load_diffusers(folder: Path) -> NetworkPrior:
     network = _load_unet(folder / "unet", channels, 1)
     size = config.get("sample_size")
     side = (size, size) if isinstance(size, int) or size is None else tuple(size)
-    multiple = unet_multiple(network.config.block_out_channels)
+    multiple = unet_multiple(network.config["block_out_channels"])
     return NetworkPrior(network, parameterisation, (channels, *side), multiple=multiple, name=folder.name)
 
 
-def _load_unet(folder: Path, channels: int, inputs_per_channel: int) -> torch.nn.Module:
-    from diffusers import UNet2DModel
+def _load_unet(folder: Path, channels: int, inputs_per_channel: int) -> UNet2DModel:
+    from diffusers.models.unets.unet_2d import UNet2DModel
 
     for needed in ("config.json", WEIGHTS):
         if not (folder / needed).exists():
@@ -241,7 +245,7 @@ def _load_unet(folder: Path, channels: int, inputs_per_channel: int) -> torch.nn
             f"wanted {channels * inputs_per_channel} and {channels}"
         )
     with torch.device("meta"):
-        network = UNet2DModel.from_config(config)
+        network: Any = UNet2DModel.from_config(config)
     state = _read_tensors(folder / WEIGHTS)
     wanted = network.state_dict()
     missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())

@@ -40,6 +40,8 @@ class GaussianMixturePrior(Prior):
             positive, or a covariance is not symmetric positive definite.
     """
 
+    event_shape: tuple[int, ...]
+
     def __init__(self, means: Tensor, weights: Tensor, std: Tensor | float, *, units: str = "1") -> None:
         means = torch.as_tensor(means).detach()
         weights = torch.as_tensor(weights, dtype=torch.float64).detach()

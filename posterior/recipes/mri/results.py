@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ class Result:
         images = {name.replace(" ", "_").replace("-", "_").lower(): image for name, image in self.images.items()}
         images |= {} if self.std is None else {"standard_deviation": self.std}
         images |= {} if self.truth is None else {"true_magnitude": self.truth}
-        variables = {
+        variables: dict[str, Any] = {
             name: (
                 ("y", "x"),
                 image.numpy(),
@@ -208,7 +208,7 @@ def head_mask(magnitude: Tensor) -> Tensor:
 
     bright = magnitude.numpy() > 0.1 * np.percentile(magnitude.numpy(), 99)
     closed = ndimage.binary_fill_holes(ndimage.binary_closing(bright, iterations=2) | bright)
-    labels, count = ndimage.label(closed)
+    labels, count = ndimage.label(closed)  # pyright: ignore[reportGeneralTypeIssues]
     if count > 1:
         closed = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
     return torch.from_numpy(np.asarray(closed, dtype=bool))

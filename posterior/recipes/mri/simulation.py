@@ -87,7 +87,8 @@ def demo_image() -> Tensor:
     """The real sagittal head slice that matplotlib ships, (256, 256), scanner units."""
     from matplotlib.cbook import get_sample_data
 
-    with get_sample_data("s1045.ima.gz") as file:
+    opened: Any = get_sample_data("s1045.ima.gz")
+    with opened as file:
         values = np.frombuffer(file.read(), dtype=">u2").astype(np.float32)
     return torch.from_numpy(values.reshape(256, 256))
 
