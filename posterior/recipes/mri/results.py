@@ -33,7 +33,7 @@ class Result:
     Args:
         problem: What was reconstructed.
         draws: Complex draws (draws, 2, H, W).
-        images: Magnitude (H, W) of each reconstruction by name, the posterior mean among them.
+        images: Magnitude (H, W) of each reconstruction by name, that of the complex posterior mean among them.
         std: Posterior standard deviation of the magnitude (H, W), or None for point estimates.
         residuals: Normalised residual ||y - A x||^2 / (m sigma^2) of each reconstruction; for the posterior,
             the average over draws.
@@ -158,7 +158,7 @@ def reconstruct(
     images = {name: torch.linalg.vector_norm(x, dim=0) for name, x in plain.items()}
     residuals = {name: float(problem.chi_square(x[None])) for name, x in plain.items()}
     name = "posterior mean" if drawn.is_posterior else "estimate"
-    images[name], residuals[name] = magnitude.mean, of_draws
+    images[name], residuals[name] = torch.linalg.vector_norm(drawn.mean, dim=0), of_draws
     coverage = None
     if problem.truth is not None and uncertain and draws + 1 >= 2 / (1 - LEVEL) - 1e-6:
         low, high = magnitude.interval(LEVEL)
