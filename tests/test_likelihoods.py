@@ -6,7 +6,7 @@ import deepinv
 import pytest
 import torch
 
-from posterior.likelihoods import ForwardModel, GaussianLikelihood, PoissonLikelihood, real_view
+from posterior.likelihoods import ForwardModel, GaussianLikelihood, real_view
 from posterior.priors.base import Affine
 
 SHAPE = (2, 6, 5)
@@ -337,82 +337,3 @@ def test_repr_says_what_it_is():
 def test_forward_model_counts_as_linear_what_deepinv_calls_linear():
     assert ForwardModel(fourier(), Affine(), True, torch.float32).linear
     assert not ForwardModel(Intensity(), Affine(), False, torch.float32).linear
-
-
-# Counts.
-
-
-class Exposure(deepinv.physics.Physics):
-    """Expected counts exp(x), a nonlinear operator with positive output."""
-
-    def A(self, x, **_):
-        return x.exp()
-
-
-def counts(gain=1.0, seed=3):
-    rate = (1.5 + normal(1, *SHAPE, dtype=torch.float64)).exp()
-    return gain * torch.poisson(rate, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("gain", [1.0, 0.25])
-def test_counts_have_the_poisson_law(gain):
-    y = counts(gain)
-    x = normal(3, *SHAPE, seed=5, dtype=torch.float64)
-    law = torch.distributions.Poisson(x.exp() / gain)
-    wanted = law.log_prob(y / gain).flatten(1).sum(1)
-    found = PoissonLikelihood(Exposure(), y, gain).log_prob(x)
-    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-10)
-
-
-def test_gradient_of_counts_agrees_with_differences():
-    like = PoissonLikelihood(Exposure(), counts()).in_standard(Affine(2.0, 0.1), SHAPE)
-    z = normal(1, *SHAPE, seed=6, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(like.log_prob, z)
-
-
-def test_impossible_rates_have_no_probability_and_a_finite_gradient():
-    y = torch.zeros(1, *SHAPE, dtype=torch.float64)
-    y[0, 0, 0, 0] = 2.0
-    like = PoissonLikelihood(deepinv.physics.Denoising(), y).in_standard(Affine(), SHAPE)
-    zero, negative = torch.zeros(1, *SHAPE, dtype=torch.float64), torch.ones(1, *SHAPE, dtype=torch.float64)
-    negative[0, 1, 0, 0] = -0.1
-    assert like.log_prob(zero) == -torch.inf  # something was counted where nothing is expected
-    assert like.log_prob(negative.requires_grad_()) == -torch.inf
-    (gradient,) = torch.autograd.grad(like.log_prob(negative).sum(), negative)
-    assert torch.isfinite(gradient).all()
-
-
-@pytest.mark.parametrize("shift", [-2.0, 2.0])
-def test_gaussian_that_stands_in_for_counts_is_close_where_counts_are_high(shift):
-    y = torch.full((1, *SHAPE), 2500.0, dtype=torch.float64)
-    like = PoissonLikelihood(deepinv.physics.Denoising(), y).in_standard(Affine(), SHAPE)
-    off = y + shift * 50  # in standard deviations of the counts
-    exact, gaussian = like.log_prob(off) - like.log_prob(y), like.gaussian_log_prob(off) - like.gaussian_log_prob(y)
-    torch.testing.assert_close(gaussian, exact, rtol=0.05, atol=0)
-
-
-def test_residual_of_counts_is_what_the_noise_explains():
-    x = torch.full((1, *SHAPE), 3.0, dtype=torch.float64)
-    y = torch.poisson(x.exp(), generator=torch.Generator().manual_seed(2))
-    like = PoissonLikelihood(Exposure(), y).in_standard(Affine(), SHAPE)
-    assert float(like.chi_square(x)) == pytest.approx(1, abs=0.4)
-    assert float(like.chi_square(x + 0.5)) > 2
-
-
-@pytest.mark.parametrize(
-    ("y", "gain", "message"),
-    [
-        (torch.full((1, 4), 1.5), 1.0, "whole multiples of gain, 1, and not negative"),
-        (torch.full((1, 4), -1.0), 1.0, "whole multiples of gain, 1, and not negative"),
-        (torch.ones(1, 4), 0.0, "gain must be positive and finite, got 0.0"),
-        (torch.full((1, 4), torch.nan), 1.0, "PoissonLikelihood: y has 4 values that are NaN"),
-    ],
-)
-def test_data_that_are_no_counts_are_refused(y, gain, message):
-    with pytest.raises(ValueError, match=message):
-        PoissonLikelihood(Exposure(), y, gain)
-
-
-def test_complex_counts_are_refused():
-    with pytest.raises(TypeError, match="wanted real counts"):
-        PoissonLikelihood(Exposure(), torch.ones(1, 4, dtype=torch.complex64))

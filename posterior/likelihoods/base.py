@@ -1,4 +1,4 @@
-"""Likelihoods p(y | x): operator, data and noise model, all in physical units."""
+"""What every likelihood is: an operator, data and a law of the noise, in physical and in standardised coordinates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -108,7 +108,7 @@ class Likelihood(ABC):
         if not hasattr(operator, "A"):
             raise TypeError(f"{name}: operator is a {type(operator).__name__}; wanted a deepinv Physics")
         if not isinstance(y, Tensor) or y.dtype not in PRECISIONS:
-            raise TypeError(f"{name}: y is {_describe(y)}; wanted a floating or complex tensor of single or double precision")
+            raise TypeError(f"{name}: y is {describe(y)}; wanted a floating or complex tensor of single or double precision")
         if y.ndim < 2 or y.shape[0] != 1 or y.numel() == 0:
             raise ValueError(f"{name}: y has shape {tuple(y.shape)}; wanted (1, *range), one observation")
         if not torch.isfinite(y).all():
@@ -126,7 +126,7 @@ class Likelihood(ABC):
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             raise ValueError(f"operator {name} does not take a field of shape {tuple(event_shape)}: {error}") from error
         if not isinstance(out, Tensor) or out.shape != self.y.shape or out.is_complex() != self.y.is_complex():
-            raise ValueError(f"operator {name} gives {_describe(out)}, but y is {_describe(self.y)}")
+            raise ValueError(f"operator {name} gives {describe(out)}, but y is {describe(self.y)}")
 
     def in_standard(
         self, affine: Affine, event_shape: tuple[int, ...], dtype: torch.dtype = torch.float64
@@ -168,81 +168,6 @@ class Likelihood(ABC):
         return self.in_standard(Affine(), tuple(x.shape[1:])).log_prob(x)
 
 
-class GaussianLikelihood(Likelihood):
-    """p(y | x) = N(y; A(x), diag(sigma^2)).
-
-    Args:
-        operator: See `Likelihood`.
-        y: See `Likelihood`.
-        sigma: Noise standard deviation in the units of ``y``: a number or a tensor that broadcasts to ``y``. For
-            complex data, that of the real and of the imaginary part.
-
-    Raises:
-        ValueError: If ``y`` is empty, not finite, or has a batch larger than one; if ``sigma`` is not positive and
-            finite or does not broadcast.
-        TypeError: If ``operator`` is not a deepinv Physics or ``y`` is not a tensor of single or double precision.
-    """
-
-    def __init__(self, operator: Physics, y: Tensor, sigma: Tensor | float) -> None:
-        super().__init__(operator, y)
-        scale = torch.as_tensor(sigma, dtype=real_view(y).dtype, device=y.device)
-        if not (torch.isfinite(scale).all() and (scale > 0).all()):
-            raise ValueError(f"GaussianLikelihood: sigma must be positive and finite, got {_describe(sigma)}")
-        try:
-            full = torch.broadcast_shapes(scale.shape, y.shape)
-        except RuntimeError:
-            full = None
-        if full != y.shape:
-            raise ValueError(
-                f"GaussianLikelihood: sigma of shape {tuple(scale.shape)} does not broadcast to y, {tuple(y.shape)}"
-            )
-        self.sigma = scale
-
-    def _standard(self, model: ForwardModel, y: Tensor, reach: Tensor) -> StandardLikelihood:
-        std = self.sigma[..., None] if self.y.is_complex() and self.sigma.ndim else self.sigma
-        return StandardLikelihood(model, y, (std**2).to(y).expand(y.shape), reach)
-
-    def __repr__(self) -> str:
-        sigma = f"{float(self.sigma):.4g}" if self.sigma.ndim == 0 else f"tensor{tuple(self.sigma.shape)}"
-        return f"GaussianLikelihood({type(self.operator).__name__}, y{tuple(self.y.shape)}, sigma={sigma})"
-
-
-class PoissonLikelihood(Likelihood):
-    """Counts: y / gain ~ Poisson(A(x) / gain).
-
-    Particle methods weigh with this law and are exact. Methods that need a Gaussian take the noise to have the variance
-    gain (y + gain) that the count itself suggests (the variance of the rate given the count, all rates being equally
-    likely before), which is good for counts above ten or so.
-
-    Args:
-        operator: See `Likelihood`; its output is the expected datum and should be positive.
-        y: See `Likelihood`; whole multiples of ``gain``.
-        gain: Units of ``y`` in one count.
-
-    Raises:
-        ValueError: If ``y`` is not finite, negative or not a whole number of counts; if ``gain`` is not positive.
-        TypeError: If ``operator`` is not a deepinv Physics or ``y`` is not a real tensor of single or double precision.
-    """
-
-    def __init__(self, operator: Physics, y: Tensor, gain: float = 1.0) -> None:
-        super().__init__(operator, y)
-        if y.is_complex():
-            raise TypeError(f"PoissonLikelihood: y is {_describe(y)}; wanted real counts")
-        if not (math.isfinite(gain) and gain > 0):
-            raise ValueError(f"PoissonLikelihood: gain must be positive and finite, got {gain}")
-        counts = y.double() / gain
-        if (counts < 0).any() or ((counts - counts.round()).abs() > 1e-3 * counts.clamp_min(1)).any():
-            raise ValueError(f"PoissonLikelihood: y must be whole multiples of gain, {gain:g}, and not negative")
-        self.gain = gain
-        self.sigma = (gain * (y + gain)).sqrt()
-
-    def _standard(self, model: ForwardModel, y: Tensor, reach: Tensor) -> StandardLikelihood:
-        return StandardPoisson(model, y, self.gain * (y + self.gain), reach, self.gain)
-
-    def __repr__(self) -> str:
-        return f"PoissonLikelihood({type(self.operator).__name__}, y{tuple(self.y.shape)}, gain={self.gain:.4g})"
-
-
 @dataclass(frozen=True)
 class StandardLikelihood:
     """A likelihood of standardised fields, all in real tensors: Gaussian, or with a Gaussian that stands in for it.
@@ -252,12 +177,16 @@ class StandardLikelihood:
         y: Data (1, *range).
         variance: Noise variance of the Gaussian, shape of ``y``.
         reach: Which data are measurements, shape of ``y``.
+
+    Other arguments:
+        log_scale: Added to log-probabilities: the log-determinant of a change of data.
     """
 
     model: ForwardModel
     y: Tensor
     variance: Tensor
     reach: Tensor
+    log_scale: float = field(default=0.0, kw_only=True)
 
     @property
     def count(self) -> int:
@@ -274,40 +203,64 @@ class StandardLikelihood:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(y | z), (B,)."""
-        return self.gaussian_log_prob(z)
+        return self._total(self.log_density(self.model.predict(z)))
 
     def gaussian_log_prob(self, z: Tensor) -> Tensor:
         """log N(y; A(z), variance), (B,)."""
-        constant = torch.where(self.reach, torch.log(2 * math.pi * self.variance), 0.0).sum()
-        return -0.5 * ((self.residual(z) ** 2 / self.variance).flatten(1).sum(1) + constant)
+        return self._total(self._gaussian_log_density(self.model.predict(z)))
+
+    def gradient(self, z: Tensor) -> Tensor:
+        """Gradient of `log_prob` with respect to ``z``, (B, *event), through the operator's own transpose."""
+        lin = self.model.linearise(z)
+        with torch.enable_grad():
+            u = lin.prediction.detach().requires_grad_()
+            (score,) = torch.autograd.grad(self._total(self.log_density(u)).sum(), u)
+        return lin.vjp(score)
+
+    def log_density(self, u: Tensor) -> Tensor:
+        """log p(y_i | u_i) of each datum given its prediction ``u`` (B, *range)."""
+        return self._gaussian_log_density(u)
+
+    def proximal(self, v: Tensor, step: float) -> Tensor:
+        """argmin_u -log p(y | u) + ||u - v||^2 / (2 step) for predictions ``v`` (B, *range).
+
+        Raises:
+            NotImplementedError: If there is no closed form for this law.
+        """
+        return torch.where(self.reach, (self.variance * v + step * self.y) / (self.variance + step), v)
+
+    def _gaussian_log_density(self, u: Tensor) -> Tensor:
+        return -0.5 * ((self.y - u) ** 2 / self.variance + torch.log(2 * math.pi * self.variance))
+
+    def _total(self, density: Tensor) -> Tensor:
+        return torch.where(self.reach, density, 0.0).flatten(1).sum(1) + self.log_scale
 
 
-@dataclass(frozen=True)
-class StandardPoisson(StandardLikelihood):
-    """Counts y / gain of rates A(z) / gain; ``variance`` is that of the Gaussian that stands in.
+def positive(owner: str, name: str, value: Tensor | float, y: Tensor) -> Tensor:
+    """``value`` as a tensor of the precision of ``y`` that broadcasts to it.
 
-    Args:
-        gain: Units of ``y`` in one count.
+    Raises:
+        ValueError: If it is not positive and finite or does not broadcast.
     """
-
-    gain: float = 1.0
-
-    def chi_square(self, z: Tensor) -> Tensor:
-        """Pearson's statistic over the number of data, (B,): 1 where the noise explains the residual."""
-        expected = self.model.predict(z).clamp_min(torch.finfo(z.dtype).tiny)
-        return (self.residual(z) ** 2 / (self.gain * expected)).flatten(1).sum(1) / max(self.count, 1)
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log p(y | z), (B,); minus infinity where a rate is negative, or zero and something was counted."""
-        counts, rate = self.y / self.gain, self.model.predict(z) / self.gain
-        possible = (rate > 0) | ((rate == 0) & (counts == 0))
-        # Without a positive argument the logarithm's gradient would be NaN even where it is not chosen.
-        value = torch.xlogy(counts, torch.where(rate > 0, rate, 1.0)) - rate - torch.lgamma(counts + 1)
-        value = torch.where(possible, value, -torch.inf)
-        return torch.where(self.reach, value, 0.0).flatten(1).sum(1)
+    scale = torch.as_tensor(value, dtype=real_view(y).dtype, device=y.device)
+    if not (torch.isfinite(scale).all() and (scale > 0).all()):
+        raise ValueError(f"{owner}: {name} must be positive and finite, got {describe(value)}")
+    try:
+        full = torch.broadcast_shapes(scale.shape, y.shape)
+    except RuntimeError:
+        full = None
+    if full != y.shape:
+        raise ValueError(f"{owner}: {name} of shape {tuple(scale.shape)} does not broadcast to y, {tuple(y.shape)}")
+    return scale
 
 
-def _describe(value: Any) -> str:
+def shown(value: Tensor) -> str:
+    """A scale as the representation of a likelihood shows it."""
+    return f"{float(value):.4g}" if value.ndim == 0 else f"tensor{tuple(value.shape)}"
+
+
+def describe(value: Any) -> str:
+    """A value as an error message names it."""
     if isinstance(value, Tensor):
         if value.numel() == 1:
             return f"{float(value.real):.4g}"
