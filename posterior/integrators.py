@@ -23,17 +23,36 @@ class Noise(Protocol):
         ...
 
 
+Linear = Callable[[Tensor], Tensor]
+
+
 class Estimate:
     """What a denoiser says of x0 given x (and y): its mean and, where a covariance is known, a way to draw it.
 
     Args:
         mean: E[x0 | x], (B, *event), or a function that computes it when first asked.
         draw: Called with a source of noise, returns draws of x0 given x; None where no covariance is known.
+
+    Other arguments:
+        direction: Called with a source of noise, returns the noise of x in units of one to go on with; (x - mean) / sigma
+            where None.
+        adding: For methods whose data bring noise of their own into x'. Called with the weight a of the mean in x' and
+            the standard deviation s > 0 of the white noise that the step adds; returns the mean to use and the map of
+            s z that takes its place. None: the mean as it is, and white noise.
     """
 
-    def __init__(self, mean: Tensor | Callable[[], Tensor], draw: Callable[[Noise], Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        mean: Tensor | Callable[[], Tensor],
+        draw: Callable[[Noise], Tensor] | None = None,
+        *,
+        direction: Callable[[Noise], Tensor] | None = None,
+        adding: Callable[[float, float], tuple[Tensor, Linear]] | None = None,
+    ) -> None:
         self._mean = mean
         self.draw = draw
+        self._direction = direction
+        self._adding = adding
 
     @property
     def mean(self) -> Tensor:
@@ -41,6 +60,28 @@ class Estimate:
         if callable(self._mean):
             self._mean = self._mean()
         return self._mean
+
+    def move(self, x: Tensor, sigma: float, kept: float, fresh: float, noise: Noise) -> Tensor:
+        """x' = mean + kept e + fresh z, e the noise of ``x`` in units of one, z white.
+
+        Args:
+            x: The noised fields (B, *event).
+            sigma: Their noise level.
+            kept: Standard deviation of the noise that is kept.
+            fresh: That of the noise that is added; none is drawn where it is 0.
+            noise: Source of white noise.
+        """
+        if fresh > 0 and self._adding is not None:
+            mean, shape = self._adding(1 - kept / sigma if self._direction is None else 1.0, fresh)
+        else:
+            mean, shape = self.mean, None
+        if kept > 0:
+            e = (x - mean) / sigma if self._direction is None else self._direction(noise)
+            mean = mean + kept * e
+        if fresh > 0:
+            white = fresh * noise()
+            mean = mean + (white if shape is None else shape(white))
+        return mean
 
 
 Denoiser = Callable[[Tensor, float, tuple[float, float]], Estimate]
@@ -96,10 +137,39 @@ class DDIM(Integrator):
         self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
         """See `Integrator.step`."""
-        mean = denoiser(x, sigma, (sigma, sigma_next)).mean
+        estimate = denoiser(x, sigma, (sigma, sigma_next))
         s = self.eta * sigma_next * math.sqrt(1 - (sigma_next / sigma) ** 2)
-        x = mean + math.sqrt(sigma_next**2 - s**2) / sigma * (x - mean)
-        return (x + s * noise() if s > 0 else x), None
+        return estimate.move(x, sigma, math.sqrt(sigma_next**2 - s**2), s, noise), None
+
+
+@dataclass(frozen=True)
+class Renoise(Integrator):
+    """A share of the noise is drawn anew at every step, whatever the step's length.
+
+    x' = D + sigma' (sqrt(1 - zeta) e + sqrt(zeta) z) with e = (x - D) / sigma. Unlike `DDIM`, whose noise vanishes with the
+    step, it has no limit of many steps but that of zeta = 0; with zeta = 1 x' forgets all of x but D.
+
+    Args:
+        zeta: Share of the noise's variance that is drawn anew, 0 to 1.
+
+    References:
+        Zhu, Zhang, Liang, Cao, Wen, Timofte, Van Gool. Denoising diffusion models for plug-and-play image restoration.
+        CVPR workshops 2023. arXiv:2305.08995.
+    """
+
+    zeta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.zeta <= 1:
+            raise ValueError(f"Renoise: zeta must be between 0 and 1, got {self.zeta}")
+
+    def step(
+        self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float, noise: Noise, memory: Any
+    ) -> tuple[Tensor, Any]:
+        """See `Integrator.step`."""
+        estimate = denoiser(x, sigma, (sigma, sigma_next))
+        kept, fresh = math.sqrt(1 - self.zeta) * sigma_next, math.sqrt(self.zeta) * sigma_next
+        return estimate.move(x, sigma, kept, fresh, noise), None
 
 
 @dataclass(frozen=True)
@@ -116,10 +186,12 @@ class Ancestral(Integrator):
     ) -> tuple[Tensor, Any]:
         """See `Integrator.step`."""
         estimate = denoiser(x, sigma, (sigma, sigma_next))
-        x0 = estimate.mean if estimate.draw is None else estimate.draw(noise)
         r = (sigma_next / sigma) ** 2
-        x = r * x + (1 - r) * x0
-        return (x + sigma_next * math.sqrt(1 - r) * noise() if sigma_next > 0 else x), None
+        fresh = sigma_next * math.sqrt(1 - r)
+        if estimate.draw is None:
+            return estimate.move(x, sigma, r * sigma, fresh, noise), None
+        x = r * x + (1 - r) * estimate.draw(noise)
+        return (x + fresh * noise() if fresh > 0 else x), None
 
 
 @dataclass(frozen=True)

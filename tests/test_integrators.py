@@ -6,11 +6,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from posterior.integrators import DDIM, Ancestral, DPMSolver2M, Estimate, Heun
+from posterior.integrators import DDIM, Ancestral, DPMSolver2M, Estimate, Heun, Renoise
 from posterior.schedules import Karras, LogUniform
 
 M, S = 0.7, 1.3
-ALL = [DDIM(), DDIM(0.5), DDIM(1.0), Ancestral(), Heun(), DPMSolver2M()]
+ALL = [DDIM(), DDIM(0.5), DDIM(1.0), Ancestral(), Heun(), DPMSolver2M(), Renoise(0.3), Renoise()]
 
 
 def exact_denoiser(x, level, step, mean=M, std=S):
@@ -250,3 +250,82 @@ def test_fields_are_not_written_to(integrator):
 def test_eta_outside_its_range_is_refused(eta):
     with pytest.raises(ValueError, match="eta must be between 0 and 1"):
         DDIM(eta)
+
+
+def assert_coefficients(out, wanted):
+    """Coefficients of x and of the noises drawn, in turn."""
+    found = out[0, : len(wanted)]
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    assert not out[0, len(wanted) :].any()
+
+
+@pytest.mark.parametrize("zeta", [0.3, 1.0])
+def test_renoising_replaces_a_share_of_the_noise_whatever_the_step(zeta):
+    gain = S**2 / (S**2 + 4.0)
+    for sigma_next in (1.9, 0.1):
+        noise = Symbols(4)
+        out, _ = Renoise(zeta).step(centred, 3.0 * noise(), 2.0, sigma_next, noise, None)
+        kept = sigma_next * math.sqrt(1 - zeta) * (1 - gain) / 2.0
+        assert_coefficients(out, [3.0 * (gain + kept), sigma_next * math.sqrt(zeta)])
+
+
+def test_renoising_nothing_is_an_euler_step():
+    x = torch.tensor([[4.0], [-2.0]], dtype=torch.float64)
+    found, wanted = (i.step(exact_denoiser, x, 2.0, 1.2, no_noise, None)[0] for i in (Renoise(0.0), DDIM(0.0)))
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("zeta", [-0.1, 1.1, float("nan")])
+def test_zeta_outside_its_range_is_refused(zeta):
+    with pytest.raises(ValueError, match="Renoise: zeta must be between 0 and 1"):
+        Renoise(zeta)
+
+
+# Noise kept and noise added on the step from 2 to 1.2.
+SPLITS = [
+    (DDIM(0.5), math.sqrt(1.44 - 0.25 * 1.44 * 0.64), 0.5 * 1.2 * 0.8),
+    (Ancestral(), 1.44 / 2, 1.2 * 0.8),
+    (Renoise(0.3), 1.2 * math.sqrt(0.7), 1.2 * math.sqrt(0.3)),
+]
+
+
+@pytest.mark.parametrize(("integrator", "kept", "fresh"), SPLITS, ids=lambda v: repr(v) if not isinstance(v, float) else "")
+def test_noise_goes_on_in_the_direction_that_the_estimate_names(integrator, kept, fresh):
+    noise = Symbols(4)
+    x = 3.0 * noise()
+
+    def denoiser(x, level, step):
+        return Estimate(0.5 * x, direction=lambda noise: 0.25 * x + noise())
+
+    out, _ = integrator.step(denoiser, x, 2.0, 1.2, noise, None)
+    assert_coefficients(out, [1.5 + 0.75 * kept, kept, fresh])
+
+
+@pytest.mark.parametrize(("integrator", "kept", "fresh"), SPLITS, ids=lambda v: repr(v) if not isinstance(v, float) else "")
+def test_estimate_is_told_of_the_noise_that_a_step_adds_and_shapes_it(integrator, kept, fresh):
+    noise, told = Symbols(4), []
+    x = 3.0 * noise()
+
+    def denoiser(x, level, step):
+        def adding(weight, std):
+            told.append((weight, std))
+            return 0.7 * x, lambda white: 0.6 * white
+
+        return Estimate(0.5 * x, adding=adding)
+
+    out, _ = integrator.step(denoiser, x, 2.0, 1.2, noise, None)
+    assert_coefficients(out, [3.0 * (0.7 + kept * 0.3 / 2), 0.6 * fresh])
+    assert told == [pytest.approx((1 - kept / 2, fresh))]
+
+
+@pytest.mark.parametrize("integrator", [DDIM(0.0), Renoise(0.0), Heun(), DPMSolver2M()], ids=repr)
+def test_steps_that_add_no_noise_take_the_mean_as_it_is(integrator):
+    def denoiser(x, level, step):
+        return Estimate(exact_denoiser(x, level, step).mean, adding=refuse)
+
+    def refuse(weight, std):
+        raise AssertionError("asked about noise that is not added")
+
+    x = torch.tensor([[4.0]], dtype=torch.float64)
+    found, _ = integrator.step(denoiser, x, 2.0, 1.2, no_noise, None)
+    torch.testing.assert_close(found, integrator.step(exact_denoiser, x, 2.0, 1.2, no_noise, None)[0])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from posterior.guidance.base import Guidance
-from posterior.guidance.linear import gaussian_update
+from posterior.guidance.linear import gaussian_draw, gaussian_update, prior_mean
 from posterior.integrators import Estimate, Noise
 from posterior.likelihoods import Linearisation
 from posterior.priors.covariance import Covariance
@@ -43,11 +43,9 @@ class BridgeGuidance(Guidance):
 
     def start(self, problem: Problem, sigma: float, noise: Noise) -> Tensor:
         """A draw of the reference Gaussian's own posterior, noised: right at any ``sigma`` where the prior is Gaussian."""
-        reference = _reference(problem)
-        prior_mean = reference.mean(problem.event_shape)
-        cov = reference.covariance(problem.event_shape)
+        cov = _reference(problem).covariance(problem.event_shape)
         white = noise()
-        mean = prior_mean.to(white).expand_as(white) if isinstance(prior_mean, Tensor) else torch.full_like(white, prior_mean)
+        mean = prior_mean(problem, white)
         lin = problem.likelihood.model.linearise(mean)
         return self._draw(problem, "start", lin, mean, cov, white, noise) + sigma * noise()
 
@@ -59,7 +57,8 @@ class BridgeGuidance(Guidance):
         lin = like.model.linearise(d)
 
         def mean() -> Tensor:
-            return d + self._update(problem, sigma, lin, cov, like.y - lin.prediction)
+            tolerance = self._tolerance(sigma, d)
+            return d + gaussian_update(problem, (sigma, self), lin, cov, like.y - lin.prediction, self.iterations, tolerance)
 
         def draw(noise: Noise) -> Tensor:
             return self._draw(problem, sigma, lin, d, cov, noise(), noise)
@@ -76,16 +75,13 @@ class BridgeGuidance(Guidance):
         white: Tensor,
         noise: Noise,
     ) -> Tensor:
-        like = problem.likelihood
-        xi = cov.sqrt(white)
-        eta = like.variance.sqrt() * noise(tuple(like.y.shape[1:]))
-        return d + xi + self._update(problem, key, lin, cov, like.y - lin.prediction - lin.jvp(xi) - eta)
+        tolerance = self._tolerance(key, d)
+        return gaussian_draw(problem, (key, self), lin, d, cov, white, noise, self.iterations, tolerance)
 
-    def _update(self, problem: Problem, key: Hashable, lin: Linearisation, cov: Covariance, residual: Tensor) -> Tensor:
-        tolerance = self.tolerance if residual.dtype == torch.float64 else max(self.tolerance, SINGLE_TOLERANCE)
+    def _tolerance(self, key: Hashable, fields: Tensor) -> float:
+        tolerance = self.tolerance if fields.dtype == torch.float64 else max(self.tolerance, SINGLE_TOLERANCE)
         # The start is noised at once, which drowns what a rough solve leaves.
-        tolerance *= 5 if key == "start" else 1
-        return gaussian_update(problem, (key, self), lin, cov, residual, self.iterations, tolerance)
+        return tolerance * (5 if key == "start" else 1)
 
 
 def _reference(problem: Problem) -> Reference:

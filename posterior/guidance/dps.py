@@ -44,9 +44,14 @@ class DPSGuidance(Guidance):
         residual = (problem.likelihood.y - lin.prediction) * problem.likelihood.reach
         norm = torch.linalg.vector_norm(residual.flatten(1), dim=1).clamp_min(1e-12)
         uphill = vjp(lin.vjp(residual / norm.reshape(-1, *[1] * (residual.ndim - 1))))
-        spread = problem.prior.rms
-        start, end = step
-        vp = spread**2 * math.sqrt((1 + (start / spread) ** 2) * (1 + (end / spread) ** 2))
-        # In the units of the paper fields have scale one: the gradient is taken per standardised unit of the field.
-        unit = torch.as_tensor(problem.prior.affine.scale).double().square().mean().sqrt().item()
-        return Estimate(mean + self.zeta * vp / (1 - (end / start) ** 2) / unit * uphill)
+        return Estimate(mean + self.zeta * paper_step(problem, step) * uphill)
+
+
+def paper_step(problem: Problem, step: tuple[float, float]) -> float:
+    """How far D has to move for x' to move by one, in the paper's coordinates; see `DPSGuidance`."""
+    spread = problem.prior.rms
+    start, end = step
+    vp = spread**2 * math.sqrt((1 + (start / spread) ** 2) * (1 + (end / spread) ** 2))
+    # In the units of the paper fields have scale one: the gradient is taken per standardised unit of the field.
+    unit = torch.as_tensor(problem.prior.affine.scale).double().square().mean().sqrt().item()
+    return vp / (1 - (end / start) ** 2) / unit

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable
 
+import torch
 from torch import Tensor
 
+from posterior.integrators import Noise
 from posterior.likelihoods import Linearisation, StandardLikelihood
 from posterior.linalg import Apply, cg
 from posterior.priors.covariance import Covariance
@@ -54,6 +56,46 @@ def gaussian_update(
     count = problem.iterations_for(key, pilot, stop, iterations)
     right = root(lin.vjp(precision * residual))
     return root(cg(system(lin), right, iterations=count)[0])
+
+
+def gaussian_draw(
+    problem: Problem,
+    key: Hashable,
+    lin: Linearisation,
+    mean: Tensor,
+    cov: Covariance,
+    white: Tensor,
+    noise: Noise,
+    iterations: int,
+    tolerance: float,
+) -> Tensor:
+    """A draw of x0 ~ N(mean, C) given the data, by Matheron's rule: with xi ~ N(0, C), eta ~ N(0, R),
+
+        x0 = mean + xi + C A^T (A C A^T + R)^-1 (y - A(mean) - A xi - eta).
+
+    Args:
+        problem: Prior and likelihood.
+        key: See `gaussian_update`.
+        lin: The operator, at ``mean``.
+        mean: Fields (B, *event).
+        cov: C.
+        white: White noise (B, *event), which becomes xi.
+        noise: Source of the noise that becomes eta.
+        iterations: See `gaussian_update`.
+        tolerance: See `gaussian_update`.
+    """
+    like = problem.likelihood
+    xi = cov.sqrt(white)
+    eta = like.variance.sqrt() * noise(tuple(like.y.shape[1:]))
+    residual = like.y - lin.prediction - lin.jvp(xi) - eta
+    return mean + xi + gaussian_update(problem, key, lin, cov, residual, iterations, tolerance)
+
+
+def prior_mean(problem: Problem, like: Tensor) -> Tensor:
+    """Fields (B, *event) like ``like`` that are the mean of the prior's reference Gaussian, zero without one."""
+    reference = problem.prior.reference
+    mean = 0.0 if reference is None else reference.mean(problem.event_shape)
+    return torch.zeros_like(like) + (mean.to(like) if isinstance(mean, Tensor) else mean)
 
 
 def information_operator(like: StandardLikelihood, lin: Linearisation, precision: Tensor) -> Callable[[Tensor], Tensor]:

@@ -59,7 +59,24 @@ class EigenBasis:
         return eigenvalues
 
 
-Basis = FourierBasis | EigenBasis
+@dataclass(frozen=True)
+class IdentityBasis:
+    """The grid points themselves; one number for all of them is a multiple of the identity."""
+
+    def analyse(self, v: Tensor) -> Tensor:
+        """The field as it is."""
+        return v
+
+    def synthesise(self, c: Tensor, shape: torch.Size) -> Tensor:
+        """The field as it is."""
+        return c
+
+    def fold(self, eigenvalues: Tensor) -> Tensor:
+        """Variances as they are: a number, or one for each grid point."""
+        return eigenvalues
+
+
+Basis = FourierBasis | EigenBasis | IdentityBasis
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,8 @@ class Covariance:
     Args:
         basis: The orthonormal basis B.
         eigenvalues: Non-negative; on the full frequency grid (broadcastable to the event) for `FourierBasis`,
-            shape (n,) for `EigenBasis`. Units: those of the field, squared.
+            shape (n,) for `EigenBasis`, () or broadcastable to the event for `IdentityBasis`. Units: those of
+            the field, squared.
     """
 
     basis: Basis
@@ -115,6 +133,11 @@ class Covariance:
     def max_variance(self) -> float:
         """Largest eigenvalue."""
         return float(self.eigenvalues.max())
+
+
+def isotropic(variance: float) -> Covariance:
+    """``variance I``, for events of any shape."""
+    return Covariance(IdentityBasis(), torch.tensor(variance, dtype=torch.float64))
 
 
 def covariance_of(event_shape: tuple[int, ...], cov: Tensor) -> Covariance:

@@ -8,10 +8,15 @@ from typing import Literal
 
 from posterior.guidance.base import Guidance
 from posterior.guidance.bridge import BridgeGuidance
+from posterior.guidance.ddnm import DDNMGuidance
+from posterior.guidance.ddrm import DDRMGuidance
+from posterior.guidance.diffpir import DiffPIRGuidance
 from posterior.guidance.dps import DPSGuidance
+from posterior.guidance.flowchef import FlowChefGuidance
 from posterior.guidance.mmps import MMPSGuidance
 from posterior.guidance.pigdm import PiGDMGuidance
-from posterior.integrators import Ancestral, DPMSolver2M, Integrator, Noise
+from posterior.guidance.tmpd import TMPDGuidance
+from posterior.integrators import DDIM, Ancestral, DPMSolver2M, Integrator, Noise, Renoise
 from posterior.problem import Problem
 from posterior.samplers.base import Sampler, State
 from posterior.schedules import Karras, LogUniform, Schedule
@@ -117,6 +122,105 @@ class MMPS(Guided):
     ) -> None:
         guidance = MMPSGuidance(iterations, solver)
         super().__init__(guidance, integrator or DPMSolver2M(), steps, schedule or Karras(), sigma_max, sigma_min)
+
+
+class TMPD(Guided):
+    """Tweedie moment projection; see `TMPDGuidance`. One network call and two vector-Jacobian products a step."""
+
+    def __init__(
+        self,
+        steps: int = 100,
+        *,
+        integrator: Integrator | None = None,
+        schedule: Schedule | None = None,
+        sigma_max: float | None = None,
+        sigma_min: float | None = None,
+    ) -> None:
+        super().__init__(TMPDGuidance(), integrator or Ancestral(), steps, schedule or Karras(), sigma_max, sigma_min)
+
+
+class DiffPIR(Guided):
+    """Plug-and-play restoration; see `DiffPIRGuidance`. One network call and one linear solve a step, no backward pass.
+
+    ``zeta`` is the share of noise that is drawn anew at each step, see `Renoise`; it goes unused where another integrator
+    is given. The paper tunes ``zeta`` and ``weight`` to the task. Both at 1 give the least biased mean where the posterior
+    is known; the spread is then two thirds to four fifths of the posterior's, and wider for smaller ``zeta``.
+    """
+
+    def __init__(
+        self,
+        steps: int = 100,
+        *,
+        weight: float = 1.0,
+        zeta: float = 1.0,
+        iterations: int = 200,
+        integrator: Integrator | None = None,
+        schedule: Schedule | None = None,
+        sigma_max: float | None = None,
+        sigma_min: float | None = None,
+    ) -> None:
+        guidance = DiffPIRGuidance(weight, iterations)
+        super().__init__(guidance, integrator or Renoise(zeta), steps, schedule or Karras(), sigma_max, sigma_min)
+
+
+class DDNM(Guided):
+    """The null-space model; see `DDNMGuidance`. One network call a step, no backward pass, linear operators only.
+
+    ``eta``^2 is the share of noise that is drawn anew at each step, see `Renoise`; it goes unused where another integrator
+    is given.
+    """
+
+    def __init__(
+        self,
+        steps: int = 100,
+        *,
+        plus: bool = True,
+        eta: float = 0.85,
+        integrator: Integrator | None = None,
+        schedule: Schedule | None = None,
+        sigma_max: float | None = None,
+        sigma_min: float | None = None,
+    ) -> None:
+        guidance = DDNMGuidance(plus)
+        super().__init__(guidance, integrator or Renoise(eta**2), steps, schedule or Karras(), sigma_max, sigma_min)
+
+
+class DDRM(Guided):
+    """Denoising diffusion restoration; see `DDRMGuidance`. One network call a step, no backward pass, linear operators only.
+
+    ``eta``^2 is the share of noise that is drawn anew at each step, see `Renoise`; it goes unused where another integrator
+    is given.
+    """
+
+    def __init__(
+        self,
+        steps: int = 20,
+        *,
+        eta: float = 0.85,
+        eta_b: float = 1.0,
+        integrator: Integrator | None = None,
+        schedule: Schedule | None = None,
+        sigma_max: float | None = None,
+        sigma_min: float | None = None,
+    ) -> None:
+        guidance = DDRMGuidance(eta_b)
+        super().__init__(guidance, integrator or Renoise(eta**2), steps, schedule or Karras(), sigma_max, sigma_min)
+
+
+class FlowChef(Guided):
+    """Steered rectified flow; see `FlowChefGuidance`. One network call a step, no backward pass through the network."""
+
+    def __init__(
+        self,
+        steps: int = 100,
+        *,
+        scale: float = 0.5,
+        integrator: Integrator | None = None,
+        schedule: Schedule | None = None,
+        sigma_max: float | None = None,
+        sigma_min: float | None = None,
+    ) -> None:
+        super().__init__(FlowChefGuidance(scale), integrator or DDIM(), steps, schedule or Karras(), sigma_max, sigma_min)
 
 
 class GaussianBridge(Guided):

@@ -1,0 +1,205 @@
+"""The singular value decomposition of a linear operator, whitened by its noise.
+
+With R^(-1/2) A = U diag(g) V^T, the coefficients c = V^T z of a standardised field are seen one by one,
+
+    d = U^T R^(-1/2) (y - A(0)) = g c + n,    n ~ N(0, I),
+
+so that a Gaussian update, a projection or a noise level that fits the data are arithmetic on coordinates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from posterior.problem import Problem, pilot_noise
+
+# A probe must come out of the stated diagonal to this much, relative: operators may compute in single precision.
+DIAGONAL_TOLERANCE = 1e-5
+LARGEST_MATRIX = 2**24
+
+Map = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class SingularSystem:
+    """Coordinates in which data see one coefficient each.
+
+    Both maps are orthonormal and real, so white noise stays white and sums over coefficients are sums over independent
+    coordinates.
+
+    Args:
+        analyse: V^T z, fields (B, *event) to coefficients of the same shape.
+        synthesise: V c, back again.
+        gains: g, (1, *event), zero where nothing is seen.
+        data: d, (1, *event), zero where nothing is seen.
+    """
+
+    analyse: Map
+    synthesise: Map
+    gains: Tensor
+    data: Tensor
+
+    @property
+    def solution(self) -> Tensor:
+        """Coefficients d / g that the data ask for, of noise 1 / g; zero where nothing is seen."""
+        return self.data * _inverse(self.gains)
+
+
+def singular_system(problem: Problem, owner: str = "singular_system") -> SingularSystem:
+    """The singular system of a problem's operator and noise, found once.
+
+    Without a matrix where `matrix_free_system` knows a basis, else from the matrix, up to 2^24 entries of it (4096
+    unknowns and as many measurements, or 65536 and 256).
+
+    Args:
+        problem: Its likelihood is the one that is decomposed.
+        owner: What errors call the method that asks.
+
+    Raises:
+        ValueError: If the operator is not linear, or is too large for a matrix.
+    """
+    key = "singular system"
+    if key not in problem.memo:
+        problem.memo[key] = matrix_free_system(problem) or _dense_system(problem, owner)
+    return problem.memo[key]
+
+
+def matrix_free_system(problem: Problem) -> SingularSystem | None:
+    """The singular system in a basis known beforehand; None where none of them fits.
+
+    The bases that are tried, each on a random probe, diagonalise A^T R^-1 A: pixels (masks, observations at grid
+    points), the real Fourier basis of the last two axes (circular blurs, white noise), and that of a complex image kept
+    as two channels (Cartesian single-coil MRI).
+    """
+    key = "matrix-free singular system"
+    if key not in problem.memo:
+        problem.memo[key] = _matrix_free_system(problem) if problem.likelihood.model.linear else None
+    return problem.memo[key]
+
+
+def _matrix_free_system(problem: Problem) -> SingularSystem | None:
+    like = problem.likelihood
+    precision = like.reach / like.variance
+    zero = like.y.new_zeros(1, *problem.event_shape)
+    lin = like.model.linearise(zero)
+
+    def normal(z: Tensor) -> Tensor:
+        return lin.vjp(precision * lin.jvp(z))
+
+    probe = pilot_noise(problem.event_shape, like.y)
+    wanted = normal(probe)
+    for analyse, synthesise in _bases(problem.event_shape):
+        # All coefficients at once show the diagonal, were there one; random ones show whether there is.
+        square = analyse(normal(synthesise(torch.ones_like(zero)))).clamp_min(0)
+        error = torch.linalg.vector_norm(synthesise(square * analyse(probe)) - wanted)
+        if error > DIAGONAL_TOLERANCE * torch.linalg.vector_norm(wanted):
+            continue
+        # Squares are known to rounding of the largest, so nothing is known of gains below its root.
+        gains = torch.where(square > 10 * torch.finfo(like.model.dtype).eps * square.max(), square, 0.0).sqrt()
+        data = analyse(lin.vjp(precision * like.residual(zero))) * _inverse(gains)
+        return SingularSystem(analyse, synthesise, gains, data)
+    return None
+
+
+def _dense_system(problem: Problem, owner: str) -> SingularSystem:
+    like, shape = problem.likelihood, problem.event_shape
+    name = type(like.model.physics).__name__
+    if not like.model.linear:
+        raise ValueError(f"{owner}: operator {name} is not linear; use DiffPIR or MMPS")
+    n, m = math.prod(shape), like.count
+    if m * n > LARGEST_MATRIX:
+        raise ValueError(
+            f"{owner}: operator {name} has no singular value decomposition in pixels or in Fourier space, and its matrix of "
+            f"{m} data by {n} unknowns is too large (at most {LARGEST_MATRIX} entries); use DiffPIR or MMPS"
+        )
+    zero = like.y.new_zeros(1, *shape)
+    left, values, right = torch.linalg.svd(_whitened_matrix(problem), full_matrices=False)
+    values = torch.where(values > 10 * torch.finfo(like.model.dtype).eps * values.max(), values, 0.0)
+    white = (like.residual(zero) * like.variance.rsqrt())[like.reach.expand_as(like.y)]
+    rotation = _Rotation.completing(right.mT)
+
+    def field(v: Tensor) -> Tensor:
+        return torch.nn.functional.pad(v, (0, n - len(v))).reshape(zero.shape)
+
+    return SingularSystem(rotation.analyse, rotation.synthesise, field(values), field((values > 0) * (left.mT @ white)))
+
+
+def _whitened_matrix(problem: Problem) -> Tensor:
+    """R^(-1/2) A, measured entries only, (m, n)."""
+    like = problem.likelihood
+    lin = like.model.linearise(like.y.new_zeros(1, *problem.event_shape))
+    rows = []
+    for index in like.reach.flatten().nonzero()[:, 0].split(256):
+        unit = like.y.new_zeros(len(index), like.y.numel())
+        unit[torch.arange(len(index)), index] = like.variance.flatten()[index].rsqrt()
+        rows.append(lin.vjp(unit.reshape(-1, *like.y.shape[1:])).flatten(1))
+    return torch.cat(rows)
+
+
+@dataclass(frozen=True)
+class _Rotation:
+    """An orthonormal basis of R^n whose first k vectors are given; kept as k Householder reflections.
+
+    Args:
+        reflections: (n, k), as `torch.geqrf` returns them.
+        tau: (k,), likewise.
+        signs: (n,), so that the basis starts with the given vectors and not with their negatives.
+    """
+
+    reflections: Tensor
+    tau: Tensor
+    signs: Tensor
+
+    @classmethod
+    def completing(cls, vectors: Tensor) -> _Rotation:
+        """From orthonormal columns (n, k)."""
+        n, k = vectors.shape
+        reflections, tau = torch.geqrf(vectors)
+        return cls(reflections, tau, torch.nn.functional.pad(reflections.diagonal().sign(), (0, n - k), value=1.0))
+
+    def analyse(self, z: Tensor) -> Tensor:
+        """Coefficients of fields (B, *event), as fields."""
+        rows = torch.ormqr(self.reflections, self.tau, z.flatten(1).T.contiguous(), transpose=True).T
+        return (self.signs * rows).reshape(z.shape)
+
+    def synthesise(self, c: Tensor) -> Tensor:
+        """Fields of coefficients (B, *event)."""
+        return torch.ormqr(self.reflections, self.tau, (self.signs * c.flatten(1)).T.contiguous()).T.reshape(c.shape)
+
+
+def _inverse(gains: Tensor) -> Tensor:
+    """1 / g, zero where g is."""
+    return torch.where(gains > 0, 1 / gains.clamp_min(torch.finfo(gains.dtype).tiny), 0.0)
+
+
+def _bases(shape: tuple[int, ...]) -> list[tuple[Map, Map]]:
+    """Analysis and synthesis in the orthonormal bases that are tried."""
+    found: list[tuple[Map, Map]] = [(_same, _same), (_hartley, _hartley)]
+    if len(shape) == 3 and shape[0] == 2:
+        found.append((partial(_complex_fourier, torch.fft.fft2), partial(_complex_fourier, torch.fft.ifft2)))
+    return found
+
+
+def _same(z: Tensor) -> Tensor:
+    return z
+
+
+def _hartley(z: Tensor) -> Tensor:
+    """Orthonormal Hartley transform of the last two axes (of the only one): real, and its own inverse.
+
+    Its vectors cos(k x) + sin(k x) diagonalise what the Fourier basis does if it is symmetric, as A^T A is.
+    """
+    c = torch.fft.fftn(z, dim=tuple(range(max(1, z.ndim - 2), z.ndim)), norm="ortho")
+    return c.real - c.imag
+
+
+def _complex_fourier(transform: Map, z: Tensor) -> Tensor:
+    """Orthonormal Fourier transform of a complex image (B, 2, H, W) of real and imaginary parts."""
+    c = transform(torch.complex(z[:, 0], z[:, 1]), norm="ortho")
+    return torch.stack([c.real, c.imag], 1)
