@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
+    "AFDPS": "samplers.smc.afdps",
     "Ancestral": "integrators",
     "CorrelatedGaussianLikelihood": "likelihoods",
     "DAPS": "samplers.daps",
@@ -18,6 +19,7 @@ _PUBLIC = {
     "DiffPIR": "samplers.guided",
     "Draws": "draws",
     "EmpiricalPrior": "priors.empirical",
+    "FKFilter": "samplers.smc.fk_filter",
     "FlowChef": "samplers.guided",
     "FlowDPS": "samplers.flowdps",
     "FlowTime": "samplers.flowdps",
@@ -29,6 +31,7 @@ _PUBLIC = {
     "Heun": "integrators",
     "Karras": "schedules",
     "LGD": "samplers.lgd",
+    "LevyPrior": "priors.levy",
     "LogUniform": "schedules",
     "MMPS": "samplers.guided",
     "NetworkPrior": "priors.network",

@@ -9,10 +9,12 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
+from posterior.gibbs import ChainPosterior, levy_posterior
 from posterior.likelihoods import GaussianLikelihood, Likelihood
 from posterior.priors.analytic import GaussianPrior
 from posterior.priors.base import Affine, Prior
 from posterior.priors.empirical import EmpiricalPrior
+from posterior.priors.levy import LevyPrior
 from posterior.priors.mixture import GaussianMixturePrior
 
 LARGEST_DENSE = 16384
@@ -201,18 +203,21 @@ def dense_operator(likelihood: Likelihood, event_shape: tuple[int, ...]) -> tupl
     return matrix, like.y.flatten()[reach].double(), like.variance.flatten()[reach].double()
 
 
+Posterior = GaussianPosterior | MixturePosterior | EmpiricalPosterior | ChainPosterior
+
+
 @singledispatch
-def exact_posterior(prior: Prior, likelihood: Likelihood) -> GaussianPosterior | MixturePosterior | EmpiricalPosterior:
-    """The posterior in closed form.
+def exact_posterior(prior: Prior, likelihood: Likelihood) -> Posterior:
+    """The posterior in closed form; for a `LevyPrior` long Markov chains stand in for it.
 
     Args:
-        prior: A `GaussianPrior` or a `GaussianMixturePrior`, or an `EmpiricalPrior`.
+        prior: A `GaussianPrior`, a `GaussianMixturePrior`, an `EmpiricalPrior` or a `LevyPrior`.
         likelihood: A Gaussian likelihood with a linear operator; for an `EmpiricalPrior` any likelihood with
             a ``log_prob``.
 
     Returns:
-        An object with ``sample(n, seed)``, ``mean``, ``std`` and ``log_evidence``; a Gaussian and a mixture
-        also have ``log_prob``, a mixture and a set of points ``weights`` and ``cdf``.
+        An object with ``sample(n, seed)``, ``mean``, ``std`` and, but for a Levy chain, ``log_evidence``; a Gaussian
+        and a mixture also have ``log_prob``, a mixture and a set of points ``weights`` and ``cdf``.
 
     Raises:
         TypeError: If no closed form is known for this prior, or not with this likelihood.
@@ -276,3 +281,9 @@ def _(prior: EmpiricalPrior, likelihood: Likelihood) -> EmpiricalPosterior:
     fit = torch.cat([likelihood.log_prob(x) for x in prior.points.split(256)])
     log_weights = prior.weights.log() + fit.double()
     return EmpiricalPosterior(prior.points, torch.softmax(log_weights, 0), float(torch.logsumexp(log_weights, 0)))
+
+
+@exact_posterior.register
+def _(prior: LevyPrior, likelihood: GaussianLikelihood) -> ChainPosterior:
+    likelihood.check(prior.event_shape)
+    return levy_posterior(prior, *dense_operator(likelihood, prior.event_shape))

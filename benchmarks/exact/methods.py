@@ -1,0 +1,141 @@
+"""What is compared: our samplers at their default constructors, the peers' at defaults and tuned, and exact draws."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import posterior
+from benchmarks.exact.suites import SUITES, Case
+
+PEERS = Path(__file__).parent.parent / "peers"
+GRIDS = PEERS / "grids.json"
+TUNED = PEERS / "tuned.json"
+
+OURS = (
+    "DPS",
+    "PiGDM",
+    "MMPS",
+    "TMPD",
+    "DiffPIR",
+    "DDRM",
+    "DDNM",
+    "FlowChef",
+    "REDDiff",
+    "FlowDPS",
+    "DAPS",
+    "PnPDM",
+    "LGD",
+    "TDS",
+    "AFDPS",
+    "FKFilter",
+    "GaussianBridge",
+)
+LIBRARIES = {"deepinv": ("DPS", "PiGDM", "MomentMatching", "DiffPIR", "DDRM")}
+LIBRARIES["azula"] = ("DPS", "MMPS", "PGDM", "TMPD", "DiffPIR", "TDS")
+EXACT = "exact draws"
+
+# Methods with a thousand backward passes or more a draw are given fewer problems where a denoiser call is dear.
+FEWER = {
+    "levy": {"DPS": 1, "LGD": 1, "REDDiff": 1, "DAPS": 1, "PnPDM": 1, "FlowDPS": 2, "MMPS": 2, "deepinv DPS": 1},
+    "nonlinear": {"DPS": 2, "LGD": 2, "DAPS": 2, "PnPDM": 2, "REDDiff": 2},
+    "random field": {"DPS": 2, "LGD": 2, "DAPS": 2, "PnPDM": 2},
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the table.
+
+    Args:
+        name: A sampler of ours, "deepinv ..." or "azula ...", or `EXACT`.
+        setting: "default" or "tuned".
+    """
+
+    name: str
+    setting: str = "default"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Draws and what they cost; calls and products are for each draw."""
+
+    samples: Tensor
+    weights: Tensor | None
+    nfe: float
+    vjps: float
+    seconds: float
+    point: bool
+    settings: str
+
+
+def methods(names: list[str] | None = None) -> list[Method]:
+    """Those asked for, or all; a name alone stands for all its settings.
+
+    Raises:
+        ValueError: If a name is not known, or ours and not in `posterior`.
+    """
+    everything = [Method(EXACT), *(Method(name) for name in OURS)]
+    for library, kinds in LIBRARIES.items():
+        everything += [Method(f"{library} {kind}", setting) for kind in kinds for setting in ("default", "tuned")]
+    known = {m.name for m in everything}
+    wanted = set(names) | {EXACT} if names else known
+    if wanted - known:
+        raise ValueError(f"methods {sorted(wanted - known)} are not known; wanted some of {sorted(known)}")
+    missing = [m.name for m in everything if m.name in wanted and m.name in OURS and not hasattr(posterior, m.name)]
+    if missing:
+        raise ValueError(f"methods {missing} are not in posterior")
+    return [m for m in everything if m.name in wanted]
+
+
+def takes_part(method: Method, suite: str) -> bool:
+    """Whether the method is run on the suite at all."""
+    if method.name.split()[0] not in LIBRARIES:
+        return True
+    return SUITES[suite].peers and (method.setting == "default" or settings_of(method, suite) is not None)
+
+
+def problems_of(method: Method, suite: str) -> int:
+    """How many problems of each cell a full run has."""
+    return min(SUITES[suite].problems, FEWER.get(suite, {}).get(method.name, SUITES[suite].problems))
+
+
+def settings_of(method: Method, suite: str) -> dict[str, Any] | None:
+    """Keyword arguments of a peer; None where it was not tuned for the suite."""
+    if method.setting == "default":
+        return {}
+    if not TUNED.exists():
+        return None
+    return json.loads(TUNED.read_text()).get(suite, {}).get(method.name, {}).get("chosen")
+
+
+def run(method: Method, case: Case, settings: dict[str, Any] | None = None) -> Outcome:
+    """All draws of one method on one problem, seeded by the problem's number."""
+    began = time.monotonic()
+    library = method.name.split()[0]
+    if method.name == EXACT:
+        return Outcome(case.yardstick.spare, None, 0, 0, 0.0, False, "")
+    if library in LIBRARIES:
+        chosen = settings if settings is not None else settings_of(method, case.suite) or {}
+        peer = import_module(f"benchmarks.peers.{library}")
+        samples, problem = peer.run(method.name.split()[1], case.given, case.draws, case.problem, chosen)
+        if not torch.isfinite(samples).all():
+            bad = int((~torch.isfinite(samples)).flatten(1).any(1).sum())
+            raise FloatingPointError(f"{bad} of {len(samples)} draws are not finite")
+        seconds = time.monotonic() - began
+        nfe, vjps = problem.counts.forward / case.draws, problem.counts.vjps / case.draws
+        return Outcome(samples, None, nfe, vjps, seconds, False, json.dumps(chosen))
+    sampler = getattr(posterior, method.name)()
+    size = None if sampler.population else case.draws
+    given = case.given
+    draws = posterior.sample(given.prior, given.likelihood, sampler, draws=case.draws, seed=case.problem, batch_size=size)
+    weights = None if draws.log_weights is None else draws.weights
+    stats = draws.stats
+    return Outcome(draws.samples, weights, stats.nfe, stats.vjps, stats.seconds, not draws.is_posterior, stats.sampler)

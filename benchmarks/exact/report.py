@@ -1,0 +1,199 @@
+"""Pages made from the results file alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks.exact.methods import EXACT, LIBRARIES, OURS
+from benchmarks.exact.suites import SUITES
+from benchmarks.exact.table import Row
+
+HEADER = """# Measured: samplers against exact posteriors
+
+Written by `python -m benchmarks.exact --report` from `benchmarks/results/exact.csv`. Every problem has a prior whose
+denoiser is exact and a posterior that is known, so each error below is the sampler's own.
+
+- Our samplers run at their default constructors. deepinv and azula run at their documented defaults and, where a line says
+  tuned, at the best of the grid in `benchmarks/peers/grids.json`, chosen on other problems (`benchmarks/peers/tuned.json`).
+- *W2 ratio*: sliced 2-Wasserstein distance to exact draws over that between two sets of exact draws; 1 is the floor.
+- *bias*: root mean square of (mean - exact mean) / exact std, Monte-Carlo error taken out. *std*: mean of std / exact std.
+  *std error*: mean of its distance from 1, and the 90 % quantile over coordinates. *coverage*: exact probability of the
+  sampler's central 90 % intervals. *modes*: total variation of the shares of the modes.
+- *calls*, *VJPs*: denoiser calls and vector-Jacobian products through it for each draw; *s*: seconds for 100 draws, one
+  thread.
+- The line *exact draws* shows what a perfect sampler scores with as many draws.
+- * marks methods that return a point estimate: their spread means nothing and only the bias is to be read.
+"""
+
+
+def groups(rows: list[Row], *columns: str) -> dict[tuple[str, ...], list[Row]]:
+    """Rows that agree in ``columns``."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[c] for c in columns), []).append(row)
+    return found
+
+
+def mean(rows: list[Row], column: str) -> float:
+    """Over the rows that have a value."""
+    values = [float(r[column]) for r in rows if r[column]]
+    return sum(values) / len(values) if values else math.nan
+
+
+def bias(rows: list[Row]) -> float:
+    """Root of the mean squared bias; Monte-Carlo error can leave less than nothing."""
+    return math.sqrt(max(0.0, mean(rows, "bias2")))
+
+
+def cell(value: float, digits: int = 2) -> str:
+    """A number, or nothing."""
+    if not math.isfinite(value):
+        return ""
+    return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.3g}"
+
+
+def label(rows: list[Row]) -> str:
+    """The method and its setting, marked where it gives point estimates."""
+    first = rows[0]
+    setting = ", tuned" if first["setting"] == "tuned" else ""
+    return first["method"] + setting + ("\\*" if any(r["point"] for r in rows) else "")
+
+
+def ordered(rows: list[Row]) -> list[list[Row]]:
+    """Rows of each method and setting, in the order of the method list."""
+    peers = [f"{library} {kind}" for library, kinds in LIBRARIES.items() for kind in kinds]
+    order = [EXACT, *OURS, *peers]
+    found = groups(rows, "method", "setting")
+    return [found[k] for k in sorted(found, key=lambda k: (order.index(k[0]) if k[0] in order else len(order), k))]
+
+
+def markdown(head: Iterable[str], body: Iterable[Iterable[str]]) -> list[str]:
+    """A table."""
+    head = list(head)
+    return [_line(head), _line(["---"] * len(head)), *(_line(row) for row in body)]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def ratio_table(rows: list[Row], cells: list[str]) -> list[str]:
+    """W2 ratio in every cell."""
+    body = []
+    for of_method in ordered(rows):
+        by_cell = groups(of_method, "cell")
+        values = [_ratio(by_cell.get((c,), [])) for c in cells]
+        body.append([label(of_method), *values, _problems(of_method)])
+    return markdown(["W2 ratio", *cells, "problems"], body)
+
+
+def _ratio(rows: list[Row]) -> str:
+    fine = [r for r in rows if r["status"] == "ok"]
+    if not fine:
+        return rows[0]["status"] if rows else ""
+    return cell(mean(fine, "ratio"))
+
+
+def _problems(rows: list[Row]) -> str:
+    counts = sorted({len(g) for g in groups(rows, "cell").values()})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def moment_table(rows: list[Row]) -> list[str]:
+    """Moments, coverage and cost, over all cells."""
+    modes = any(r["mode_error"] for r in rows)
+    head = ["mean over cells", "bias", "std", "std error", "worst tenth", "coverage", *(["modes"] if modes else [])]
+    body = []
+    for of_method in ordered([r for r in rows if r["status"] == "ok"]):
+        line = [label(of_method), cell(bias(of_method)), *(cell(mean(of_method, c)) for c in ("std_ratio", "std_error"))]
+        line += [cell(mean(of_method, "worst_std")), cell(mean(of_method, "coverage90"))]
+        line += [cell(mean(of_method, "mode_error"))] if modes else []
+        body.append([*line, *costs(of_method)])
+    return markdown([*head, "calls", "VJPs", "s"], body)
+
+
+def costs(rows: list[Row]) -> list[str]:
+    """Calls, products and seconds for 100 draws."""
+    seconds = sum(100 * float(r["seconds"]) / float(r["draws"]) for r in rows) / len(rows)
+    return [cell(mean(rows, "nfe"), 0), cell(mean(rows, "vjps"), 0), cell(seconds)]
+
+
+def reasons(rows: list[Row]) -> list[str]:
+    """Why rows have no figures, in the methods' own words."""
+    bad = groups([r for r in rows if r["status"] != "ok"], "method", "setting", "status", "reason")
+    lines = []
+    for (method, setting, status, reason), these in sorted(bad.items()):
+        where = ", ".join(sorted({f"{r['suite']} {r['cell']}" for r in these}))
+        lines.append(f"- {method}{', tuned' if setting == 'tuned' else ''}: {status} on {where}: `{reason}`")
+    return lines
+
+
+def results_page(rows: list[Row]) -> str:
+    """The page of all results."""
+    lines = [HEADER.rstrip()]
+    for suite in SUITES.values():
+        these = [r for r in rows if r["suite"] == suite.name]
+        if not these:
+            continue
+        cells = [c for c in suite.cells if any(r["cell"] == c for r in these)]
+        draws = sorted({int(r["draws"]) for r in these})
+        size = " to ".join(str(n) for n in ({draws[0], draws[-1]} if len(draws) > 1 else draws))
+        lines += ["", f"## {suite.name.capitalize()}", "", f"{suite.about} {size} draws a problem.", ""]
+        lines += [*ratio_table(these, cells), "", *moment_table(these)]
+    found = reasons(rows)
+    if found:
+        lines += ["", "## Not run, or failed", "", *found]
+    lines += ["", "## Versions", "", *sorted({f"- {r['versions']}" for r in rows})]
+    return "\n".join(lines) + "\n"
+
+
+def choice_tables(rows: list[Row]) -> dict[str, list[str]]:
+    """The tables of the page on choosing a sampler: "errors" and "costs" of our own, by suite."""
+    ours = [r for r in rows if r["method"] in (*OURS, EXACT)]
+    suites = [s for s in SUITES if any(r["suite"] == s for r in ours)]
+    errors, spent = [], []
+    for of_method in ordered(ours):
+        by_suite = groups(of_method, "suite")
+        line, cost = [label(of_method)], [label(of_method)]
+        for suite in suites:
+            these = by_suite.get((suite,), [])
+            fine = [r for r in these if r["status"] == "ok"]
+            if not fine:
+                line.append(these[0]["status"] if these else "")
+                cost.append("")
+                continue
+            spread = "" if fine[0]["point"] else f" / {cell(mean(fine, 'std_ratio'))} / {cell(mean(fine, 'coverage90'))}"
+            line.append(f"{cell(mean(fine, 'ratio'))} / {cell(bias(fine))}{spread}")
+            cost.append(" / ".join(costs(fine)))
+        errors.append(line)
+        if of_method[0]["method"] != EXACT:
+            spent.append(cost)
+    return {
+        "errors": markdown(["W2 ratio / bias / std / coverage", *suites], errors),
+        "costs": markdown(["calls / VJPs / s for 100 draws", *suites], spent),
+    }
+
+
+def fill(page: str, tables: dict[str, list[str]]) -> str:
+    """The page with each block ``<!-- table NAME -->`` to ``<!-- end -->`` replaced.
+
+    Raises:
+        ValueError: If the page lacks a block.
+    """
+    for name, lines in tables.items():
+        pattern = re.compile(rf"<!-- table {name} -->\n.*?<!-- end -->", re.DOTALL)
+        if not pattern.search(page):
+            raise ValueError(f"the page has no block '<!-- table {name} -->'")
+        block = "\n".join([f"<!-- table {name} -->", "", *lines, "", "<!-- end -->"])
+        page = pattern.sub(lambda _, block=block: block, page)
+    return page
+
+
+def write_pages(rows: list[Row], results: Path, choosing: Path | None) -> None:
+    """Both pages; the second keeps its prose."""
+    results.write_text(results_page(rows))
+    if choosing is not None:
+        choosing.write_text(fill(choosing.read_text(), choice_tables(rows)))

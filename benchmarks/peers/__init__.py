@@ -1,0 +1,1 @@
+"""Samplers of other libraries, run on our problems."""

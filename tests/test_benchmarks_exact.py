@@ -1,0 +1,194 @@
+"""The comparison with exact posteriors: its metrics, its peers, and a run that is stopped and resumed."""
+
+import json
+
+import pytest
+import torch
+
+import posterior
+from benchmarks.exact import table
+from benchmarks.exact.__main__ import main
+from benchmarks.exact.methods import GRIDS, LIBRARIES, OURS, Method, methods, run, settings_of
+from benchmarks.exact.report import choice_tables, fill, results_page
+from benchmarks.exact.runner import measure
+from benchmarks.exact.scores import SCORES, Yardstick, coverage, scores, weighted_quantile
+from benchmarks.exact.suites import SUITES, build_case
+from benchmarks.exact.tuning import candidates
+from benchmarks.peers.common import peer_problem
+from benchmarks.problems.nonlinear import CELLS, nonlinear
+from posterior.exact import GaussianPosterior
+
+
+@pytest.fixture(scope="module")
+def case():
+    with torch.random.fork_rng(devices=[]):
+        return build_case(SUITES["mixture"], "d 8, m 2", 0, draws=100)
+
+
+def normal(n, seed=0):
+    return torch.randn(n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def unit_yardstick(n):
+    return Yardstick.of(GaussianPosterior(torch.zeros(3).double(), torch.eye(3).double(), (3,), 0.0), n)
+
+
+class TestScores:
+    def test_an_exact_sample_scores_as_one(self):
+        yardstick = unit_yardstick(1500)
+        found = scores(yardstick.spare, None, yardstick, yardstick.floor)
+        assert set(found) == set(SCORES)
+        assert found["ratio"] == pytest.approx(1, abs=0.5)
+        assert abs(found["bias2"]) < 4 * 2**0.5 / 1500
+        assert found["std_ratio"] == pytest.approx(1, abs=0.04) and found["worst_std"] < 0.06
+        assert found["coverage90"] == pytest.approx(0.9, abs=0.02)
+
+    def test_shift_and_scale_are_read_off(self):
+        yardstick = unit_yardstick(1500)
+        found = scores(0.5 + 2 * normal(1500), None, yardstick, yardstick.floor)
+        assert found["bias2"] == pytest.approx(0.25, abs=0.1)
+        assert found["std_ratio"] == pytest.approx(2, rel=0.06) and found["std_error"] == pytest.approx(1, rel=0.1)
+        assert found["sw2"] == pytest.approx((0.25 + 1) ** 0.5, rel=0.1)
+        assert found["coverage90"] > 0.985
+
+    def test_weights_count(self):
+        yardstick = unit_yardstick(1500)
+        x = torch.cat([normal(1500, 5), 3 + normal(1500, 6)])
+        weights = torch.cat([torch.ones(1500), torch.zeros(1500)]).double() / 1500
+        some, alone = (scores(*a, yardstick, yardstick.floor) for a in ((x, weights), (x[:1500], None)))
+        for name in ("sw2", "bias2", "std_ratio", "coverage90"):
+            assert some[name] == pytest.approx(alone[name], abs=1e-3)
+
+    def test_small_samples_are_neither_sharp_nor_wide(self):
+        target = normal(4000, seed=99)
+        found = [coverage(normal(24, s), torch.full((24,), 1 / 24).double(), target) for s in range(60)]
+        assert sum(found) / 60 == pytest.approx(0.9, abs=0.02)
+
+    def test_quantiles_stand_at_weibull_positions(self):
+        x = torch.arange(1.0, 10.0).double()[:, None]
+        equal = torch.full((9,), 1 / 9).double()
+        for q, wanted in ((0.1, 1.0), (0.5, 5.0), (0.9, 9.0), (0.25, 2.5)):
+            assert float(weighted_quantile(x, equal, q)) == pytest.approx(wanted)
+
+
+class TestPeers:
+    def test_the_problem_is_ours_in_other_coordinates(self, case):
+        peer = peer_problem(case.given, 3.0, 7.0, image=True)
+        u = normal(5, 1).repeat(1, 3)[:, :8].reshape(5, 1, 1, 8)
+        ours = case.given.likelihood.operator.A(peer.to_physical(u))
+        y = case.given.likelihood.y
+        torch.testing.assert_close((peer.y - peer.forward(u)) / peer.sigma, (y - ours) / case.given.likelihood.sigma)
+        v = normal(5, 2)[:, :2]
+        torch.testing.assert_close((peer.forward(u) * v).sum(1), (u * peer.adjoint(v)).sum((1, 2, 3)))
+        wanted = case.given.prior.denoise(peer.to_physical(u), 0.1 * 7.0)
+        leaf = u.clone().requires_grad_(True)
+        found = peer.denoise(leaf, torch.tensor([0.1]))
+        torch.testing.assert_close(peer.to_physical(found), wanted)
+        torch.autograd.grad(found.sum(), leaf)
+        assert (peer.counts.forward, peer.counts.vjps) == (5, 5)
+
+    @pytest.mark.parametrize("name", [f"{library} {kind}" for library, kinds in LIBRARIES.items() for kind in kinds])
+    def test_every_peer_runs_and_repeats_itself(self, case, name, monkeypatch):
+        settings = {"deepinv DPS": {"num_steps": 30}}.get(name, {})
+        a, b = (measure(Method(name), case, settings) for _ in range(2))
+        assert a["status"] == "ok", a["reason"]
+        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+        assert float(a["nfe"]) > 0
+
+    def test_what_a_peer_cannot_take_is_said(self):
+        speed = build_case(SUITES["nonlinear"], "wind speed", 0, draws=10)
+        assert measure(Method("azula MMPS"), speed)["reason"] == "ValueError: wanted a linear operator"
+        counts = build_case(SUITES["nonlinear"], "counts", 0, draws=10)
+        assert "wanted Gaussian noise" in measure(Method("deepinv DDRM"), counts)["reason"]
+
+    def test_grids_name_every_peer_and_hold_the_default(self):
+        grids = json.loads(GRIDS.read_text())
+        assert set(grids) == {f"{library} {kind}" for library, kinds in LIBRARIES.items() for kind in kinds}
+        assert candidates({"a": [1, 2], "b": [3]}) == [{}, {"a": 1, "b": 3}, {"a": 2, "b": 3}]
+        assert settings_of(Method("azula MMPS"), "mixture") == {}
+
+
+class TestProblems:
+    @pytest.mark.parametrize("cell", CELLS)
+    def test_nonlinear_posteriors_know_the_truth(self, cell):
+        """The truth is a draw of the posterior: its rank among draws is neither far out nor outside."""
+        z = []
+        for seed in range(6):
+            p = nonlinear(cell, seed)
+            exact = posterior.exact_posterior(p.prior, p.likelihood)
+            z.append((p.truth[0] - exact.mean) / exact.std)
+        z = torch.stack(z)
+        assert 0.3 < float(z.square().mean()) < 2.2 and float(z.abs().max()) < 4.5
+
+    def test_a_lost_sign_stays_lost(self):
+        p = nonlinear("phase retrieval", 1)
+        exact = posterior.exact_posterior(p.prior, p.likelihood)
+        torch.testing.assert_close(exact.mean, torch.zeros(4).double(), rtol=0, atol=1e-9)
+
+
+class TestRun:
+    cells = ("--suites", "mixture", "nonlinear", "--cells", "d 8, m 1", "wind speed")
+
+    def test_quick_run_writes_rows_and_page_and_resumes(self, tmp_path, monkeypatch, capsys):
+        out = tmp_path / "rows.csv"
+        arguments = ["--quick", "--draws", "16", "--workers", "1", "--silent", "--out", str(out), *self.cells]
+        main([*arguments, "--methods", "GaussianBridge"])
+        first = table.read(out)
+        assert {(r["cell"], r["method"]) for r in first} == {
+            (c, m) for c in ("d 8, m 1", "wind speed") for m in ("exact draws", "GaussianBridge")
+        }
+        assert all(r["status"] == "ok" and r["draws"] == "16" for r in first)
+        page = out.with_suffix(".md").read_text()
+        assert "| GaussianBridge | " in page and "## Nonlinear" in page
+
+        done = []
+        monkeypatch.setattr("benchmarks.exact.runner.run", lambda m, c, s=None: done.append(m.name) or run(m, c, s))
+        main([*arguments, "--methods", "GaussianBridge", "PiGDM"])
+        assert done == ["PiGDM", "PiGDM"]
+        assert "2 rows computed" in capsys.readouterr().out
+        rows = table.read(out)
+        assert len(rows) == 6 and all(r in rows for r in first)
+        main([*arguments, "--methods", "GaussianBridge", "PiGDM"])
+        assert len(done) == 2
+
+    def test_same_seeds_same_figures(self, case):
+        a, b = (measure(Method("GaussianBridge"), case) for _ in range(2))
+        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+
+    def test_a_method_that_fails_keeps_its_row(self, case, monkeypatch):
+        def explode(*_):
+            raise posterior.SamplingError("values are not finite\nand more")
+
+        monkeypatch.setattr("benchmarks.exact.runner.run", explode)
+        row = measure(Method("MMPS"), case)
+        assert (row["status"], row["reason"]) == ("failed", "SamplingError: values are not finite")
+        assert "failed" in results_page([row]) and "values are not finite" in results_page([row])
+
+    def test_a_line_cut_short_is_computed_again(self, case, tmp_path):
+        path = tmp_path / "rows.csv"
+        table.write(path, [measure(Method("GaussianBridge"), case)])
+        path.write_text(path.read_text() + "mixture,d 8,1,MM")
+        assert len(table.read(path)) == 1
+        path.write_text("a,b\n1,2\n")
+        with pytest.raises(ValueError, match="has columns"):
+            table.read(path)
+
+    def test_names_are_checked(self, monkeypatch):
+        assert {m.name for m in methods(["MMPS"])} == {"exact draws", "MMPS"}
+        assert len(OURS) == 17
+        with pytest.raises(ValueError, match="'Magic'.*are not known"):
+            methods(["Magic"])
+        monkeypatch.setattr("benchmarks.exact.methods.OURS", ("MMPS", "NotThere"))
+        with pytest.raises(ValueError, match="'NotThere'.*are not in posterior"):
+            methods(["NotThere"])
+
+
+def test_marked_blocks_are_filled_and_prose_is_kept(case):
+    rows = [measure(Method(name), case) for name in ("exact draws", "GaussianBridge")]
+    page = "Above.\n\n<!-- table errors -->\nold\n<!-- end -->\n\nBelow.\n\n<!-- table costs -->\n<!-- end -->\n"
+    filled = fill(page, choice_tables(rows))
+    assert filled.startswith("Above.\n") and "\n\nBelow.\n" in filled and "old" not in filled
+    assert "| GaussianBridge | 10 / 0 / " in filled
+    assert fill(filled, choice_tables(rows)) == filled
+    with pytest.raises(ValueError, match="no block"):
+        fill("nothing", {"errors": []})
