@@ -1,4 +1,4 @@
-"""Reading Cartesian k-space: NumPy ``.npy``, fastMRI ``.h5``, BART ``.cfl`` with ``.hdr``.
+"""Reading Cartesian k-space: NumPy ``.npy``, fastMRI ``.h5``, ISMRMRD raw data, BART ``.cfl`` with ``.hdr``.
 
 Every format ends in the same `KSpace`: one slice, (coils, ky, kx), centred, zeros where nothing was measured.
 Axis ky is the readout (fully sampled where lines are skipped), kx the phase encoding, as in fastMRI.
@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posterior.io._files import FileError, first_line, must_exist
+
 if TYPE_CHECKING:
     import h5py
 
@@ -25,7 +27,7 @@ _BART_SLICE = 13
 _BART_DIMENSIONS = 16
 
 
-class KSpaceError(ValueError):
+class KSpaceError(FileError):
     """A k-space file, mask or set of coil maps is not what it should be."""
 
 
@@ -127,7 +129,8 @@ def read_kspace(path: str | Path, slice_index: int | None = None) -> KSpace:
 
     Args:
         path: ``.npy``, complex (coils, ky, kx); ``.h5`` or ``.hdf5`` as fastMRI writes it, ``kspace``
-            (slices, [coils,] H, W), of which one slice is read; BART's ``.cfl`` or ``.hdr``, dimensions
+            (slices, [coils,] H, W), of which one slice is read; ``.h5`` or ``.mrd`` with ISMRMRD raw data, see
+            `posterior.io.ismrmrd.read_ismrmrd`; BART's ``.cfl`` or ``.hdr``, dimensions
             (read, phase 1, phase 2, coil, ..., slice at 13).
         slice_index: Slice to read, from 0; negative counts from the end; None for the middle one.
 
@@ -137,14 +140,15 @@ def read_kspace(path: str | Path, slice_index: int | None = None) -> KSpace:
     path = Path(path)
     readers: dict[str, Callable[[Path, int | None], KSpace]] = {
         ".npy": _read_npy,
-        ".h5": _read_fastmri,
-        ".hdf5": _read_fastmri,
+        ".h5": _read_hdf5,
+        ".hdf5": _read_hdf5,
+        ".mrd": _read_hdf5,
         ".cfl": _read_bart,
         ".hdr": _read_bart,
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise KSpaceError(f"{path}: k-space files end in .npy, .h5, .hdf5, .cfl or .hdr; got {path.suffix or 'no ending'!r}")
+        raise KSpaceError(f"{path}: k-space files end in {', '.join(readers)}; got {path.suffix or 'no ending'!r}")
     return reader(path, slice_index)
 
 
@@ -159,11 +163,11 @@ def read_array(path: str | Path, what: str) -> np.ndarray:
         KSpaceError: If the file is missing, truncated, or no array of numbers.
     """
     path = Path(path)
-    _must_exist(path, what)
+    must_exist(path, what, KSpaceError)
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise KSpaceError(f"{path}: not a complete NumPy .npy file of numbers ({_first_line(error)}); wanted {what}") from error
+        raise KSpaceError(f"{path}: not a complete NumPy .npy file of numbers ({first_line(error)}); wanted {what}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufc":
         got = getattr(array, "dtype", type(array).__name__)
         raise KSpaceError(f"{path}: holds {got}; wanted {what}")
@@ -174,20 +178,24 @@ def _read_npy(path: Path, slice_index: int | None) -> KSpace:
     array = read_array(path, "complex k-space (coils, ky, kx)")
     if array.ndim != 3:
         raise KSpaceError(f"{path}: k-space has shape {array.shape}; wanted (coils, ky, kx)")
-    _pick_slice(1, slice_index, path)
+    pick_slice(1, slice_index, path)
     data = _to_complex(array, path)
     return KSpace(data, _nonzero(data), source=path.name)
 
 
-def _read_fastmri(path: Path, slice_index: int | None) -> KSpace:
+def _read_hdf5(path: Path, slice_index: int | None) -> KSpace:
     import h5py
 
-    _must_exist(path, "a fastMRI HDF5 file")
+    from posterior.io.ismrmrd import find_group, read_ismrmrd
+
+    must_exist(path, "a fastMRI HDF5 file", KSpaceError)
     try:
         with h5py.File(path, "r") as file:
-            return _fastmri_slice(file, path, slice_index)
+            if "kspace" in file or find_group(file) is None:
+                return _fastmri_slice(file, path, slice_index)
+        return read_ismrmrd(path, slice_index)
     except OSError as error:
-        raise KSpaceError(f"{path}: not a complete HDF5 file ({_first_line(error)}); wanted fastMRI k-space") from error
+        raise KSpaceError(f"{path}: not a complete HDF5 file ({first_line(error)}); wanted fastMRI k-space") from error
 
 
 def _fastmri_slice(file: h5py.File, path: Path, slice_index: int | None) -> KSpace:
@@ -199,7 +207,7 @@ def _fastmri_slice(file: h5py.File, path: Path, slice_index: int | None) -> KSpa
         raise KSpaceError(f"{path}: has no dataset 'kspace' but {found}; wanted (slices, [coils,] H, W)")
     if dataset.ndim not in (3, 4) or 0 in dataset.shape:
         raise KSpaceError(f"{path}: dataset 'kspace' has shape {dataset.shape}; wanted (slices, [coils,] H, W)")
-    index = _pick_slice(dataset.shape[0], slice_index, path)
+    index = pick_slice(dataset.shape[0], slice_index, path)
     if dataset.dtype.kind != "c":
         raise KSpaceError(f"{path}: dataset 'kspace' has dtype {dataset.dtype}; wanted complex numbers")
     array = dataset[index]
@@ -247,8 +255,8 @@ def _header(dataset: Any) -> tuple[tuple[int, int] | None, tuple[float, float] |
 
 def _read_bart(path: Path, slice_index: int | None) -> KSpace:
     header, body = path.with_suffix(".hdr"), path.with_suffix(".cfl")
-    _must_exist(header, "a BART header beside its .cfl")
-    _must_exist(body, "BART data beside its .hdr")
+    must_exist(header, "a BART header beside its .cfl", KSpaceError)
+    must_exist(body, "BART data beside its .hdr", KSpaceError)
     shape = _bart_shape(header)
     wanted, got = 8 * math.prod(shape), body.stat().st_size
     if wanted != got:
@@ -258,7 +266,7 @@ def _read_bart(path: Path, slice_index: int | None) -> KSpace:
         raise KSpaceError(f"{header}: dimension {min(others)} has length {shape[min(others)]}; wanted 1")
     if sum(n > 1 for n in shape[:3]) > 2:
         raise KSpaceError(f"{header}: 3-D k-space of shape {shape[:3]}; wanted one slice, one of the three being 1")
-    index = _pick_slice(shape[_BART_SLICE], slice_index, path)
+    index = pick_slice(shape[_BART_SLICE], slice_index, path)
     array = np.fromfile(body, dtype="<c8").reshape(shape, order="F")
     array = array.reshape(*shape[:4], -1, order="F")[..., index]
     plane = array.squeeze(next((axis for axis in (2, 1, 0) if shape[axis] == 1), 2))
@@ -277,13 +285,8 @@ def _bart_shape(header: Path) -> tuple[int, ...]:
     return tuple(sizes + [1] * (_BART_DIMENSIONS - len(sizes)))
 
 
-def _must_exist(path: Path, what: str) -> None:
-    if not path.is_file():
-        got = "it is a folder" if path.is_dir() else "there is no such file"
-        raise KSpaceError(f"{path}: {got}; wanted {what}")
-
-
-def _pick_slice(count: int, slice_index: int | None, path: Path) -> int:
+def pick_slice(count: int, slice_index: int | None, path: Path) -> int:
+    """Slice number from 0: the middle one for None; negative counts from the end."""
     if slice_index is None:
         return count // 2
     if not -count <= slice_index < count:
@@ -325,7 +328,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

@@ -1,0 +1,103 @@
+"""Which coordinate of a field is its time, its level, its latitude and its longitude."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from posterior.io._files import FileError
+
+if TYPE_CHECKING:
+    from xarray import DataArray
+
+ROLES = ("time", "level", "latitude", "longitude")
+
+_NAMES = {
+    "time": ("time", "valid_time", "date", "t"),
+    "level": ("level", "pressure_level", "isobaricInhPa", "plev", "lev", "height", "depth", "z"),
+    "latitude": ("latitude", "lat", "nav_lat", "yt_ocean"),
+    "longitude": ("longitude", "lon", "nav_lon", "xt_ocean"),
+}
+_STANDARD_NAMES = {
+    "time": ("time",),
+    "level": (
+        "air_pressure",
+        "height",
+        "altitude",
+        "depth",
+        "model_level_number",
+        "atmosphere_hybrid_sigma_pressure_coordinate",
+    ),
+    "latitude": ("latitude",),
+    "longitude": ("longitude",),
+}
+_UNITS = {
+    "latitude": ("degrees_north", "degree_north", "degrees_N", "degree_N"),
+    "longitude": ("degrees_east", "degree_east", "degrees_E", "degree_E"),
+}
+
+
+def find_axes(field: DataArray) -> dict[str, str]:
+    """The coordinates of a field by role, told by CF attributes first and by name second.
+
+    CF asks for ``standard_name`` or, for latitude and longitude, for the unit. Where a file has neither, the names
+    in common use decide: lat and latitude, lon and longitude, time and valid_time, level, pressure_level, plev and
+    isobaricInhPa. Dimensions come before other coordinates. A role that no coordinate plays is left out.
+
+    Args:
+        field: A field with coordinates.
+
+    Returns:
+        The name of the coordinate for each of ``"time"``, ``"level"``, ``"latitude"``, ``"longitude"`` that is there.
+    """
+    dimensions = [str(name) for name in field.dims if name in field.coords]
+    others = [str(name) for name in field.coords if name not in field.dims]
+    found: dict[str, str] = {}
+    for role in ROLES:
+        for names in (dimensions, others):
+            match = _match(field, role, names)
+            if match is not None and match not in found.values():
+                found[role] = match
+                break
+    return found
+
+
+def _match(field: DataArray, role: str, names: list[str]) -> str | None:
+    for name in names:
+        attributes = field[name].attrs
+        if attributes.get("standard_name") in _STANDARD_NAMES[role] or attributes.get("units") in _UNITS.get(role, ()):
+            return name
+    return next((name for name in _NAMES[role] if name in names), None)
+
+
+def check_axes(field: DataArray, source: str) -> None:
+    """Raise FileError unless latitude and longitude are numbers on the globe and no coordinate repeats or jumps."""
+    for role, name in find_axes(field).items():
+        coordinate = field[name]
+        if role not in ("latitude", "longitude") or coordinate.dtype.kind not in "fiu":
+            continue
+        values = np.asarray(coordinate.values, dtype=np.float64)
+        missing = int(np.isnan(values).sum())
+        if missing:
+            raise FileError(f"{source}: coordinate {name!r} has {missing} of {values.size} values missing; wanted all of them")
+        bound = 90.0 if role == "latitude" else 360.0
+        if values.size and np.abs(values).max() > bound + 1e-6:
+            worst = values.flat[np.abs(values).argmax()]
+            raise FileError(f"{source}: coordinate {name!r} goes to {worst:g}; wanted {role} within {bound:g} degrees")
+        steps = np.diff(values)
+        if role == "latitude" and values.ndim == 1 and steps.size and not ((steps > 0).all() or (steps < 0).all()):
+            raise FileError(f"{source}: coordinate {name!r} goes up and down; wanted latitudes in order, either way up")
+
+
+def rename_axes(field: DataArray) -> DataArray:
+    """The field with its axes called time, level, latitude and longitude; each keeps its old name as ``original_name``.
+
+    A coordinate that has such a name but plays no such role, as the time of the analysis that a forecast started from
+    beside ``valid_time``, is called ``original_time`` and so on.
+    """
+    names = {name: role for role, name in find_axes(field).items() if name != role}
+    field = field.rename({role: f"original_{role}" for role in names.values() if role in field.coords})
+    field = field.rename(names)
+    recorded = {role: field[role].assign_attrs(original_name=name) for name, role in names.items()}
+    return field.assign_coords(recorded)

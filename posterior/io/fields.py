@@ -1,0 +1,254 @@
+"""Gridded fields from NetCDF, Zarr, GRIB and climate4R's R files, as xarray: lazy, with names, units and order kept."""
+
+from __future__ import annotations
+
+import gc
+import io
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from posterior.io._files import FileError, first_line, magic, needs, read_bytes
+from posterior.io.axes import check_axes, find_axes, rename_axes
+from posterior.io.units import conversion
+
+if TYPE_CHECKING:
+    from xarray import DataArray, Dataset
+
+_FORMATS = "NetCDF, Zarr, GRIB or climate4R's .rda"
+_ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
+_PACKED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"PK")
+_IN_UNITS = ("valid_min", "valid_max", "valid_range", "actual_range")
+
+
+def open_fields(
+    path: str | Path,
+    variable: str | None = None,
+    *,
+    units: str | None = None,
+    source_units: str | None = None,
+    coordinate_units: Mapping[str, str] | None = None,
+    rename: bool = False,
+    chunks: str | int | Mapping[str, int] | None = "auto",
+    grib_keys: Mapping[str, Any] | None = None,
+) -> DataArray:
+    """One variable of a gridded file, opened without loading it.
+
+    Names, attributes, calendar and the direction of every axis stay as the file has them; fill values become NaN and
+    packed integers the numbers they stand for. The format is told from the content, not from the name. Packed files
+    (``.nc.gz``, ``.rda``) are small enough to be read whole; of all others only the coordinates are read. A block that a Zarr
+    store lacks reads as its fill value: that is how Zarr stores gaps, and a damaged store cannot be told from it.
+
+    Args:
+        path: File, Zarr folder, or address of a Zarr store (``gs://...``, ``https://...``).
+        variable: Name of the variable; may be left out where the file has one.
+        units: Unit to convert to, such as ``"hPa"``; None keeps the file's. The old one is kept as the attribute
+            ``original_units``.
+
+    Other arguments:
+        source_units: Unit of the values, for a file that does not say.
+        coordinate_units: Units of coordinates, for a file that does not say: ``{"time": "days since 1900-01-01"}``.
+        rename: Call the axes time, level, latitude and longitude, whatever the file calls them; each keeps its
+            old name as the attribute ``original_name``.
+        chunks: Blocks that Dask computes with, as in ``xarray.open_dataset``; "auto" makes blocks of about 128 MB out
+            of whole blocks of the file. None leaves Dask out; a conversion of units then loads the field.
+        grib_keys: Keys that select GRIB messages, such as ``{"typeOfLevel": "isobaricInhPa"}``, where a file mixes
+            several grids.
+
+    Returns:
+        The variable with its coordinates; ``attrs["units"]`` is always there.
+
+    Raises:
+        FileError: If the file is missing, truncated or of another kind, lacks the variable or its unit, or has coordinates
+            that are missing, out of range or, for times, without a unit.
+        UnitError: If ``units`` does not fit the variable's.
+        ImportError: If a package that the format takes is not installed; says which extra has it.
+
+    References:
+        Eaton et al., NetCDF Climate and Forecast (CF) Metadata Conventions, version 1.11 (2023).
+    """
+    import xarray as xr
+
+    source = str(path)
+    dataset = _open(path, dict(grib_keys or {}))
+    name = _pick(dataset, variable, source)
+    dataset = _give_units(dataset[[name]], coordinate_units or {}, source)
+    try:
+        dataset = xr.decode_cf(dataset, mask_and_scale=False, decode_timedelta=False)
+    except ValueError as error:
+        raise FileError(f"{source}: times of {name!r} cannot be decoded ({first_line(error)})") from error
+    field = dataset[name]
+    _check_time(field, source)
+    check_axes(field, source)
+    field = _state_units(field, source_units, source)
+    if chunks is not None:
+        field = _chunk(field, chunks)
+    if units is not None:
+        field = convert_units(field, units, source)
+    return rename_axes(field) if rename else field
+
+
+def convert_units(field: DataArray, units: str, source: str = "field") -> DataArray:
+    """The field in another unit; lazy where the field is in Dask blocks. The old unit is kept as ``original_units``.
+
+    Args:
+        field: A field with ``attrs["units"]``.
+        units: Unit to convert to.
+        source: What errors call the field.
+
+    Raises:
+        FileError: If the field has no unit.
+        UnitError: If the units do not convert.
+    """
+    old = _unit_of(field)
+    if old is None:
+        raise FileError(f"{source}: variable {field.name!r} has no attribute 'units'; wanted one to convert to {units!r}")
+    factor, offset = conversion(old, units, f"{source}: variable {field.name!r}")
+    attributes = dict(field.attrs, units=units)
+    if (factor, offset) != (1.0, 0.0):
+        field = field * factor + offset
+        attributes["original_units"] = old
+        for name in _IN_UNITS:
+            if name in attributes:
+                attributes[name] = np.asarray(attributes[name], dtype=float) * factor + offset
+    return field.assign_attrs(attributes)
+
+
+def _open(path: str | Path, grib_keys: dict[str, Any]) -> Dataset:
+    if isinstance(path, str) and "://" in path:
+        return _open_zarr(path)
+    path = Path(path)
+    if path.is_dir():
+        if not any((path / name).is_file() for name in _ZARR_FILES):
+            raise FileError(f"{path}: a folder without {' or '.join(_ZARR_FILES)}; wanted {_FORMATS}")
+        return _open_zarr(str(path))
+    if not path.is_file():
+        raise FileError(f"{path}: there is no such file; wanted {_FORMATS}")
+    start = magic(path)
+    if start.startswith(b"RDX") or (start.startswith(_PACKED) and path.suffix.lower() in (".rda", ".rdata")):
+        from posterior.io.climate4r import read_climate4r
+
+        return read_climate4r(path)
+    if start.startswith(_PACKED):
+        return _open_netcdf(io.BytesIO(read_bytes(path, _FORMATS)), path)
+    if start.startswith(b"GRIB"):
+        return _open_grib(path, grib_keys)
+    return _open_netcdf(path, path)
+
+
+def _open_netcdf(content: Path | io.BytesIO, path: Path) -> Dataset:
+    start = magic(content) if isinstance(content, Path) else content.getvalue()[:8]
+    if start.startswith((b"CDF\x01", b"CDF\x02")):
+        # netCDF4 reads the missing part of a truncated classic file as zeros; scipy says that it is not there
+        engine = "scipy"
+    elif start.startswith(b"CDF\x05"):
+        needs("netCDF4", "weather", "reading 64-bit classic NetCDF")
+        engine = "netcdf4"
+    elif start.startswith(b"\x89HDF"):
+        engine = "h5netcdf"
+    else:
+        raise FileError(f"{path}: starts with {start!r}; wanted {_FORMATS}")
+    return _open_with(engine, content, str(path), "NetCDF")
+
+
+def _open_zarr(address: str) -> Dataset:
+    needs("zarr", "weather", "reading Zarr")
+    return _open_with("zarr", address, address, "Zarr")
+
+
+def _open_grib(path: Path, keys: dict[str, Any]) -> Dataset:
+    needs("cfgrib", "weather", "reading GRIB")
+    # no index file beside the data; a truncated message is an error, not a log line
+    options = {"indexpath": "", "errors": "raise", "filter_by_keys": keys}
+    return _open_with("cfgrib", path, str(path), "GRIB", backend_kwargs=options)
+
+
+def _open_with(engine: Any, content: Any, source: str, kind: str, **options: Any) -> Dataset:
+    import xarray as xr
+
+    try:
+        with warnings.catch_warnings():
+            # xarray advises whoever wrote the store to consolidate its metadata
+            warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated metadata", RuntimeWarning)
+            return xr.open_dataset(content, engine=engine, decode_times=False, chunks=None, **options)
+    except ImportError:
+        raise
+    except Exception as error:  # five libraries, each with errors of its own for files that are not whole
+        _let_go(error)
+        raise FileError(f"{source}: not a complete {kind} file ({first_line(error)})") from error
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop the file that scipy holds half open, which complains as it goes, with the frames that refer to it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        while error is not None:
+            error.__traceback__ = None
+            error = error.__context__
+        gc.collect()
+
+
+def _pick(dataset: Dataset, variable: str | None, source: str) -> str:
+    attributes = [v.attrs | v.encoding for v in dataset.variables.values()]
+    helpers = {a.get(key) for a in attributes for key in ("bounds", "grid_mapping", "climatology")}
+    names = [str(name) for name, v in dataset.data_vars.items() if name not in helpers and v.ndim and v.dtype.kind in "fiucb"]
+    if variable is None and len(names) == 1:
+        return names[0]
+    if variable is None:
+        raise FileError(f"{source}: holds the variables {', '.join(names) or 'none'}; say which one with variable=")
+    if variable not in names:
+        raise FileError(f"{source}: has no variable {variable!r} but {', '.join(names) or 'none'}")
+    return variable
+
+
+def _give_units(dataset: Dataset, units: Mapping[str, str], source: str) -> Dataset:
+    for name, unit in units.items():
+        if name not in dataset.coords:
+            raise FileError(f"{source}: has no coordinate {name!r} but {', '.join(map(str, dataset.coords))}")
+        old = dataset[name].attrs.get("units")
+        if old not in (None, "", unit):
+            raise FileError(f"{source}: coordinate {name!r} is in {old!r}; coordinate_units= says {unit!r}")
+        dataset = dataset.assign_coords({name: dataset[name].assign_attrs(units=unit)})
+    return dataset
+
+
+def _check_time(field: DataArray, source: str) -> None:
+    name = find_axes(field).get("time")
+    if name is None:
+        return
+    if field[name].dtype.kind in "fiu":
+        raise FileError(
+            f"{source}: coordinate {name!r} has no unit; give it, for example "
+            f"coordinate_units={{{name!r}: 'days since 1900-01-01'}}"
+        )
+    missing = int(field[name].isnull().sum())
+    if missing:
+        raise FileError(f"{source}: coordinate {name!r} has {missing} of {field[name].size} times missing; wanted all of them")
+
+
+def _unit_of(field: DataArray) -> str | None:
+    unit = field.attrs.get("units")
+    return unit.strip() or None if isinstance(unit, str) else None
+
+
+def _state_units(field: DataArray, given: str | None, source: str) -> DataArray:
+    stated = _unit_of(field)
+    if stated is None and given is None:
+        raise FileError(f"{source}: variable {field.name!r} has no attribute 'units'; give the unit with source_units=")
+    if stated is not None and given is not None and stated != given:
+        raise FileError(f"{source}: variable {field.name!r} is in {stated!r}; source_units= says {given!r}")
+    return field.assign_attrs(units=stated or given)
+
+
+def _chunk(field: DataArray, chunks: str | int | Mapping[str, int]) -> DataArray:
+    """Dask blocks that do not cut through the blocks of the file."""
+    normalize = needs("dask.array.core", "weather", "opening a field in blocks").normalize_chunks
+    if isinstance(chunks, Mapping):
+        return field.chunk(dict(chunks))
+    stored = field.encoding.get("preferred_chunks", {})
+    whole = normalize(tuple(stored.get(dim, -1) for dim in field.dims), shape=field.shape)
+    blocks = normalize(chunks, shape=field.shape, dtype=field.dtype, previous_chunks=whole)
+    return field.chunk(dict(zip(field.dims, blocks, strict=True)))
