@@ -1,0 +1,104 @@
+"""What the linear operators of this package share."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import deepinv
+import torch
+from torch import Tensor
+
+
+def checked(value: Tensor, owner: str, what: str, shape: tuple[int | None, ...]) -> Tensor:
+    """``value`` if it is a real batch (B, *shape), None standing for any size; ``owner`` is who asks.
+
+    Raises:
+        ValueError: It is not, or it is neither float32 nor float64.
+    """
+    fits = isinstance(value, Tensor) and value.ndim == len(shape) + 1
+    if not fits or any(n not in (None, m) for n, m in zip(shape, value.shape[1:], strict=True)):
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        want = ", ".join("*" if n is None else str(n) for n in shape)
+        raise ValueError(f"{owner}: {what} must be (B, {want}), got {got}")
+    if value.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{owner}: {what} must be float32 or float64, got {value.dtype}")
+    return value
+
+
+def image_shape(shape: tuple[int, ...], owner: str) -> tuple[int, int]:
+    """(H, W) of the last two entries of a user's ``shape``; ``owner`` is who asks.
+
+    Raises:
+        ValueError: There are not two positive integers.
+    """
+    if len(shape) < 2 or any(n != int(n) or n < 1 for n in shape):
+        raise ValueError(f"{owner}: shape must be (H, W), two positive integers, got {shape}")
+    return int(shape[-2]), int(shape[-1])
+
+
+class Linear(deepinv.physics.LinearPhysics):
+    """A linear operator whose calls leave it as it was and whose complex buffers survive a change of precision.
+
+    ``A_dagger`` and ``prox_l2`` are deepinv's conjugate gradients unless a class has a closed form. The buffers that a
+    class names in ``_replaceable`` are keyword arguments of its calls, as in deepinv, for that call only; parameters of a
+    noise model are no concern of A and pass by.
+    """
+
+    _replaceable: tuple[str, ...] = ()
+
+    def _with(self, parameters: dict[str, Any]) -> Self:
+        """This operator, or a copy with other buffers: no call changes the original."""
+        given = {n: v for n, v in parameters.items() if n in self._replaceable and v is not None}
+        if not given:
+            return self
+        other = copy.copy(self)
+        other._buffers = dict(self._buffers)
+        other.update_parameters(**given)
+        return other
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # torch's Module.to(float64) would drop the imaginary part of a complex buffer
+        def keep_complex(t: Tensor) -> Tensor:
+            return torch.view_as_complex(fn(torch.view_as_real(t))) if t.is_complex() else fn(t)
+
+        return super()._apply(keep_complex, recurse)
+
+    @contextmanager
+    def _settings_kept(self) -> Iterator[None]:
+        # deepinv stores the solver settings of one call as those of the next
+        kept = self.solver, self.max_iter, self.tol
+        try:
+            yield
+        finally:
+            self.solver, self.max_iter, self.tol = kept
+
+    def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
+        """Least-squares solution, deepinv's conjugate gradients.
+
+        Args:
+            y: Measurement.
+            **kwargs: ``solver``, ``max_iter``, ``tol``, ``verbose`` of deepinv, and buffers, for this call.
+        """
+        operator, own = self._with(kwargs), {n: v for n, v in kwargs.items() if n not in self._replaceable}
+        with operator._settings_kept():
+            return super(Linear, operator).A_dagger(y, **own)
+
+    def prox_l2(self, z: Tensor | float | None, y: Tensor, gamma: float | Tensor, **kwargs: Any) -> Tensor:
+        """argmin_x gamma/2 |A x - y|^2 + 1/2 |x - z|^2, deepinv's conjugate gradients.
+
+        Args:
+            z: Of the shape of the field, or a number.
+            y: Measurement.
+            gamma: Weight of the data term.
+            **kwargs: ``solver``, ``max_iter``, ``tol``, ``verbose`` of deepinv, and buffers, for this call.
+        """
+        operator, own = self._with(kwargs), {n: v for n, v in kwargs.items() if n not in self._replaceable}
+        with operator._settings_kept():
+            return super(Linear, operator).prox_l2(z, y, gamma, **own)
+
+
+def per_member(gamma: float | Tensor, like: Tensor) -> Tensor:
+    """A weight, a number or one per member of the batch, as a tensor that broadcasts to ``like`` (B, ...)."""
+    gamma = torch.as_tensor(gamma, dtype=like.dtype, device=like.device)
+    return gamma.reshape(-1, *(1,) * (like.ndim - 1)) if gamma.numel() > 1 else gamma.reshape(())
