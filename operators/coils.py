@@ -349,16 +349,23 @@ def _kspace(kspace: Array, owner: str) -> Tensor:
     return kspace
 
 
-def as_coil_maps(coil_maps: Array, owner: str) -> Tensor:
-    """A user's coil maps in deepinv's layout, (B, N, H, W) complex, copied; ``owner`` is who asks."""
+def as_coil_maps(coil_maps: Array, owner: str, axes: int = 2) -> Tensor:
+    """A user's coil maps in deepinv's layout, (B, N, *image) complex, copied; ``owner`` is who asks.
+
+    Args:
+        coil_maps: (N, *image) or (B, N, *image).
+        owner: Named in errors.
+        axes: Number of axes of the image.
+    """
+    want = ", ".join(("D", "H", "W")[-axes:])
     if not isinstance(coil_maps, Tensor | np.ndarray):
-        raise ValueError(f"{owner}: coil_maps must be a complex (N, H, W) array, got {coil_maps!r}")
+        raise ValueError(f"{owner}: coil_maps must be a complex (N, {want}) array, got {coil_maps!r}")
     coil_maps = torch.as_tensor(coil_maps)
     if coil_maps.dtype not in (torch.complex64, torch.complex128):
         raise ValueError(f"{owner}: coil_maps must be complex64 or complex128, got dtype {coil_maps.dtype}")
-    if coil_maps.ndim not in (3, 4) or coil_maps.numel() == 0:
+    if coil_maps.ndim not in (axes + 1, axes + 2) or coil_maps.numel() == 0:
         got = tuple(coil_maps.shape)
-        raise ValueError(f"{owner}: coil_maps must be (N, H, W) or (B, N, H, W), got {got}")
+        raise ValueError(f"{owner}: coil_maps must be (N, {want}) or (B, N, {want}), got {got}")
     if not torch.isfinite(torch.view_as_real(coil_maps)).all():
         raise ValueError(f"{owner}: coil_maps must be finite, got NaN or infinity")
-    return (coil_maps if coil_maps.ndim == 4 else coil_maps[None]).clone()
+    return (coil_maps if coil_maps.ndim == axes + 2 else coil_maps[None]).clone()

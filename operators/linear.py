@@ -47,6 +47,9 @@ class Linear(deepinv.physics.LinearPhysics):
 
     _replaceable: tuple[str, ...] = ()
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
     def _with(self, parameters: dict[str, Any]) -> Self:
         """This operator, or a copy with other buffers: no call changes the original."""
         given = {n: v for n, v in parameters.items() if n in self._replaceable and v is not None}

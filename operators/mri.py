@@ -6,17 +6,15 @@ W // 2)``, and noise of standard deviation sigma per real and imaginary part of 
 same sigma in the coil images.
 """
 
-import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any
 
 import deepinv
 import torch
 from torch import Tensor
 
 from operators.coils import as_coil_maps
+from operators.linear import Linear
 from operators.masks import Array, as_mask
 
 # Coils are transformed a few at a time on the CPU: temporaries that stay in cache (8 MB of complex64) are up
@@ -24,31 +22,28 @@ from operators.masks import Array, as_mask
 _CPU_CHUNK = 2**20
 
 
-def _centre_phase(shape: tuple[int, int], like: Tensor) -> Tensor:
-    r"""Unit-modulus P, ``(H, W)``, that makes a plain transform F the centred one, P F P.
+def _centre_phase(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    r"""Unit-modulus P, ``shape``, that makes a plain transform F the centred one, P F P.
 
     With c = n // 2 the centred transform is
     :math:`y_k = n^{-1/2} \sum_j x_j e^{-2\pi i (j-c)(k-c)/n}`, and
     :math:`(j-c)(k-c) = jk - cj - ck + c^2`: one phase on each side, exact at even and odd sizes, instead of
     two copies of the data for the shifts. Each side takes half of the constant.
     """
-    sides = []
+    phase = torch.ones((), dtype=like.dtype, device=like.device)
     for n in shape:
         c = n // 2
         # 2n is a period of the doubled phase, so that half of the constant stays exact as well
         turns = (2 * c * torch.arange(n, device=like.device) - c * c) % (2 * n)
         angle = turns.to(torch.float64) * (math.pi / n)
-        sides.append(torch.polar(torch.ones_like(angle), angle).to(like.dtype))
-    return sides[0][:, None] * sides[1]
+        phase = phase[..., None] * torch.polar(torch.ones_like(angle), angle).to(like.dtype)
+    return phase
 
 
-class _Cartesian(deepinv.physics.LinearPhysics):
-    """What the single- and the multi-coil operator share. ``coil_maps`` is None for a single coil.
+class _Cartesian(Linear):
+    """What the single- and the multi-coil operator share. ``coil_maps`` is None for a single coil."""
 
-    Keyword arguments of the calls are deepinv's: ``mask`` and ``coil_maps`` replace the operator's own for
-    that call and leave it unchanged; parameters of a noise model are no concern of A and pass by.
-    """
-
+    _replaceable = ("mask", "coil_maps")
     mask: Tensor
     coil_maps: Tensor | None
 
@@ -106,23 +101,6 @@ class _Cartesian(deepinv.physics.LinearPhysics):
         mask = self._with(parameters).mask
         own = {name: value for name, value in parameters.items() if name not in ("mask", "coil_maps")}
         return self.noise_model(x, **own) * (mask if self.coil_maps is None else mask[:, :, None])
-
-    def _with(self, parameters: dict[str, Any]) -> Self:
-        """This operator, or a copy with another mask or other coil maps: no call changes the original."""
-        given = {n: v for n, v in parameters.items() if n in ("mask", "coil_maps") and v is not None}
-        if not given:
-            return self
-        other = copy.copy(self)
-        other._buffers = dict(self._buffers)
-        other.update_parameters(**given)
-        return other
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # torch's Module.to(float64) would drop the imaginary part of a complex buffer
-        def keep_complex(t: Tensor) -> Tensor:
-            return torch.view_as_complex(fn(torch.view_as_real(t))) if t.is_complex() else fn(t)
-
-        return super()._apply(keep_complex, recurse)
 
     def _checked(self, value: Tensor, what: str, middle: tuple[int, ...]) -> Tensor:
         name, want = type(self).__name__, (*middle, *self.shape)
@@ -305,46 +283,6 @@ class MultiCoilMRI(_Cartesian, deepinv.physics.MultiCoilMRI):
             solver="CG",
             device=coil_maps.device if device is None else device,
         )
-
-    @contextmanager
-    def _settings_kept(self) -> Iterator[None]:
-        # deepinv stores the solver settings of one call as those of the next
-        kept = self.solver, self.max_iter, self.tol
-        try:
-            yield
-        finally:
-            self.solver, self.max_iter, self.tol = kept
-
-    def A_dagger(self, y: Tensor, mask: Array | None = None, coil_maps: Array | None = None, **kwargs: Any) -> Tensor:
-        """Least-squares image by conjugate gradients (SENSE), (B, 2, N, H, W) -> (B, 2, H, W).
-
-        Args:
-            y: (B, 2, N, H, W).
-            mask: Used instead of the operator's for this call.
-            coil_maps: Used instead of the operator's for this call.
-            **kwargs: ``solver``, ``max_iter``, ``tol``, ``verbose`` of deepinv, for this call.
-
-        Returns:
-            (B, 2, H, W).
-        """
-        operator = self._with({"mask": mask, "coil_maps": coil_maps})
-        with operator._settings_kept():
-            return super(_Cartesian, operator).A_dagger(y, **kwargs)
-
-    def prox_l2(self, z: Tensor | float | None, y: Tensor, gamma: float | Tensor, **kwargs: Any) -> Tensor:
-        """argmin_x gamma/2 |A x - y|^2 + 1/2 |x - z|^2 by conjugate gradients.
-
-        Args:
-            z: (B, 2, H, W), or a number.
-            y: (B, 2, N, H, W).
-            gamma: Weight of the data term.
-            **kwargs: ``solver``, ``max_iter``, ``tol``, ``verbose`` of deepinv, for this call.
-
-        Returns:
-            (B, 2, H, W).
-        """
-        with self._settings_kept():
-            return super().prox_l2(z, y, gamma, **kwargs)
 
     def update_parameters(self, mask: Array | None = None, coil_maps: Array | None = None, **kwargs: Any) -> None:
         """Replace the mask or the coil maps for good. Same shapes and checks as at construction.

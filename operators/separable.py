@@ -18,19 +18,19 @@ class Separable(Linear):
     .. math:: A^+ = A^T (A A^T)^+, \quad \mathrm{prox}(z) = z + A^T (A A^T + I / \gamma)^{-1} (y - A z).
 
     Args:
-        shape: Event shape of x.
+        shape: Event shape of x; None stands for any size.
         matrices: For axes of x, batch included (1 is the first of ``shape``), the matrix (rows, size of the axis).
 
     Raises:
         ValueError: x or y has the wrong shape or dtype.
     """
 
-    img_size: tuple[int, ...]
+    img_size: tuple[int | None, ...]
 
     # a singular value below this share of the largest, squared, is a combination of the data that no field has
     _NULL = 1e-12
 
-    def __init__(self, shape: tuple[int, ...], matrices: Mapping[int, Tensor]) -> None:
+    def __init__(self, shape: tuple[int | None, ...], matrices: Mapping[int, Tensor]) -> None:
         super().__init__(img_size=tuple(shape), solver="CG")
         self.axes = tuple(matrices)
         data = list(shape)

@@ -337,3 +337,25 @@ def test_repr_says_what_it_is():
 def test_forward_model_counts_as_linear_what_deepinv_calls_linear():
     assert ForwardModel(fourier(), Affine(), True, torch.float32).linear
     assert not ForwardModel(Intensity(), Affine(), False, torch.float32).linear
+
+
+class OneWay(deepinv.physics.LinearPhysics):
+    """Takes any precision forward, and only its own on the way back."""
+
+    def __init__(self, matrix):
+        super().__init__(img_size=(4,))
+        self.forward_matrix = torch.nn.Buffer(matrix)
+        self.matrix = matrix  # not a buffer: stays behind in .double()
+
+    def A(self, x, **_):
+        return x @ self.forward_matrix.T
+
+    def A_adjoint(self, y, **_):
+        return y @ self.matrix
+
+
+def test_operator_that_casts_one_way_only_works_in_its_own_precision():
+    physics = OneWay(normal(3, 4))
+    like = GaussianLikelihood(physics, torch.ones(1, 3), 0.1).in_standard(Affine(), (4,))
+    z, u = normal(1, 4, dtype=torch.float64), normal(1, 3, seed=1, dtype=torch.float64)
+    assert float((like.model.apply(z) * u).sum()) == pytest.approx(float((z * like.model.transpose(u)).sum()), rel=1e-5)

@@ -152,6 +152,8 @@ class Likelihood(ABC):
         """The likelihood of standardised fields, given its operator and its data as real tensors."""
 
     def _cast(self, event_shape: tuple[int, ...], dtype: torch.dtype) -> Physics:
+        from deepinv.physics import LinearPhysics
+
         if real_view(self.y).dtype == dtype:
             return self.operator
         copied = copy.deepcopy(self.operator)
@@ -159,6 +161,8 @@ class Likelihood(ABC):
         cast = copied.double() if dtype == torch.float64 else copied.float()
         try:
             out = cast.A(torch.zeros(1, *event_shape, dtype=dtype, device=self.y.device))
+            if isinstance(cast, LinearPhysics):
+                cast.A_adjoint(out)  # some operators cast one way only
         except RuntimeError:
             return self.operator
         return cast if real_view(out).dtype == dtype else self.operator
