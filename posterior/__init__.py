@@ -1,4 +1,3 @@
-"""Draws from p(x | y): a pretrained prior, a forward operator, and an uncertainty map that can be trusted."""
 
 from __future__ import annotations
 
@@ -8,6 +7,7 @@ from typing import Any
 _PUBLIC = {
     "AFDPS": "samplers.smc.afdps",
     "Ancestral": "integrators",
+    "AttentionHeads": "priors.layouts.adm",
     "CorrelatedGaussianLikelihood": "likelihoods",
     "DAPS": "samplers.daps",
     "DDIM": "integrators",
@@ -18,6 +18,7 @@ _PUBLIC = {
     "DataStep": "samplers.alternating",
     "DiffPIR": "samplers.guided",
     "Draws": "draws",
+    "EDMNetwork": "priors.layouts.edm",
     "EmpiricalPrior": "priors.empirical",
     "FKFilter": "samplers.smc.fk_filter",
     "FlowChef": "samplers.guided",
@@ -28,6 +29,7 @@ _PUBLIC = {
     "GaussianMixturePrior": "priors.mixture",
     "GaussianPrior": "priors.analytic",
     "Guided": "samplers.guided",
+    "GuidedDiffusion": "priors.layouts.adm",
     "Heun": "integrators",
     "Karras": "schedules",
     "LGD": "samplers.lgd",
@@ -43,11 +45,14 @@ _PUBLIC = {
     "Prior": "priors.base",
     "Progress": "driver",
     "REDDiff": "samplers.red_diff",
+    "RectifiedFlow": "priors.layouts.score_sde",
     "Renoise": "integrators",
     "SamplingError": "driver",
+    "ScoreSDE": "priors.layouts.score_sde",
     "StudentTLikelihood": "likelihoods",
     "TDS": "samplers.smc.twisted",
     "TMPD": "samplers.guided",
+    "TorchCFM": "priors.layouts.adm",
     "bundled_priors": "priors.loading",
     "exact_posterior": "exact",
     "load_draws": "draws",

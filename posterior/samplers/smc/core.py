@@ -115,3 +115,8 @@ def resample_below(state: Particles, share: float, uniform: Callable[[int], Tens
         ancestors=None if state.ancestors is None else (*state.ancestors, index),
         resamplings=state.resamplings + 1,
     )
+
+
+def gain(log_weights: Tensor, change: Tensor) -> Tensor:
+    """``log_weights`` plus ``change``; a particle without weight stays without, whatever the change."""
+    return torch.where(log_weights == -torch.inf, log_weights, log_weights + change)

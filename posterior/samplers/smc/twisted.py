@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal
 
 from posterior.problem import Problem
-from posterior.samplers.base import Sampler
-from posterior.samplers.smc.core import Particles, PopulationNoise, resample_below, start
-from posterior.samplers.smc.resampling import SCHEMES, Scheme
+from posterior.samplers.smc.core import Particles, PopulationNoise, start
+from posterior.samplers.smc.population import ParticleSampler
+from posterior.samplers.smc.rejuvenation import metropolis, renoise
 from posterior.samplers.smc.twists import LARGEST_JACOBIAN, GradientTwist, ReferenceTwist, Twist
-from posterior.schedules import LogUniform, Schedule
 
 TwistName = Literal["auto", "mmps", "pigdm", "sharp", "reference"]
 
 
 @dataclass(frozen=True)
-class TDS(Sampler):
+class TDS(ParticleSampler):
     """Sequential Monte Carlo whose particles are steered by a guess of p(y | x_sigma), and weighted for it.
 
     Exact for any prior and likelihood as particles and steps go to infinity. The draws of one run are its
@@ -39,18 +37,13 @@ class TDS(Sampler):
             else "mmps" up to 64, else "pigdm".
 
     Other arguments:
-        ess_threshold: Particles are resampled once their effective sample size falls below this share.
-        resampling: "systematic", "stratified" or "multinomial".
         corrected: Whether moves keep the variance of x0 given x (see `GradientTwist`), for one network call
             more.
-        genealogy: Whether every resampling's parents are kept in the state.
-        schedule: How the noise levels are spaced.
-        sigma_max: First noise level (standardised units). Where None, 4 standard deviations of the widest
-            direction of the prior's reference Gaussian, from whose noised law the particles start; the
-            prior's own without one.
-        sigma_min: Last noise level before 0, the prior's own where None.
-            From there x0 = D, and the last weight is p(y | x0): for data more precise than A x is at
-            this level, particles last only if it is lowered below their noise.
+        rejuvenation: Moves after each resampling that tell copies apart (see `rejuvenation`), for up to two
+            network calls and the vector-Jacobian products of a step each.
+        ess_threshold, resampling, genealogy, schedule, sigma_max, sigma_min: See `ParticleSampler`. From
+            sigma_min x0 = D, and the last weight is p(y | x0): for data more precise than A x is at this
+            level, particles last only if it is lowered below their noise.
 
     Raises:
         ValueError: If an argument is out of range or unknown, or the data are too many for the twist.
@@ -60,39 +53,14 @@ class TDS(Sampler):
         diffusion models. NeurIPS 2023. arXiv:2306.17775.
     """
 
-    steps: int = 100
     twist: TwistName = "auto"
-    ess_threshold: float = 0.5
-    resampling: Scheme = "systematic"
+    _: KW_ONLY
     corrected: bool = True
-    genealogy: bool = False
-    schedule: Schedule = LogUniform()
-    sigma_max: float | None = None
-    sigma_min: float | None = None
-
-    population = True
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"TDS: steps must be at least 1, got {self.steps}")
-        if not 0 <= self.ess_threshold <= 1:
-            raise ValueError(f"TDS: ess_threshold must be between 0 and 1, got {self.ess_threshold}")
-        if self.resampling not in SCHEMES:
-            raise ValueError(f"TDS: resampling must be one of {tuple(SCHEMES)}, got {self.resampling!r}")
+        super().__post_init__()
         if self.twist not in TwistName.__args__:
             raise ValueError(f"TDS: twist must be one of {TwistName.__args__}, got {self.twist!r}")
-
-    def levels(self, problem: Problem) -> list[float]:
-        """The noise levels of this problem, ``steps + 1`` of them."""
-        prior = problem.prior
-        top = prior.sigma_max
-        if prior.reference is not None:
-            top = 4 * math.sqrt(prior.reference.covariance(problem.event_shape).max_variance)
-        return self.schedule(
-            self.steps,
-            top if self.sigma_max is None else self.sigma_max,
-            prior.sigma_min if self.sigma_min is None else self.sigma_min,
-        )
 
     def init(self, problem: Problem, noise: PopulationNoise) -> Particles:
         """See `Sampler.init`."""
@@ -102,12 +70,8 @@ class TDS(Sampler):
         carried = twist.evaluate(problem, x, sigma)
         return start(x, log_ratio + carried[1], carried, twist, self.genealogy)
 
-    def step(self, problem: Problem, state: Particles, noise: PopulationNoise) -> tuple[Particles, dict[str, float]]:
-        """See `Sampler.step`."""
-        levels = self.levels(problem)
-        sigma, sigma_next = levels[state.index], levels[state.index + 1]
+    def _move(self, problem: Problem, state: Particles, sigma: float, sigma_next: float, noise: PopulationNoise) -> Particles:
         twist: Twist = state.memory
-        state = resample_below(state, self.ess_threshold, noise.uniform, self.resampling)
         x, log_ratio = twist.move(problem, state.x, state.carried, sigma, sigma_next, noise)
         if sigma_next > 0:
             carried = twist.evaluate(problem, x, sigma_next)
@@ -116,8 +80,14 @@ class TDS(Sampler):
             carried = ()
             value = problem.likelihood.log_prob(x)
         log_weights = state.log_weights + log_ratio + value - state.carried[1]
-        state = replace(state, x=x, carried=carried, log_weights=log_weights, index=state.index + 1)
-        return state, {"sigma": sigma_next, "ess": state.ess}
+        return replace(state, x=x, carried=carried, log_weights=log_weights)
+
+    def _rejuvenate(self, problem: Problem, state: Particles, above: float, sigma: float, noise: PopulationNoise) -> Particles:
+        twist: Twist = state.memory
+        x = twist.wander(problem, renoise(state.x, sigma, above, noise), above, sigma, noise)
+        carried = twist.evaluate(problem, x, sigma)
+        kept = metropolis((state.x, *state.carried), (x, *carried), carried[1] - state.carried[1], noise)
+        return replace(state, x=kept[0], carried=kept[1:])
 
     def _twist(self, problem: Problem) -> Twist:
         kind = self.twist

@@ -8,68 +8,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from posterior.likelihoods import StandardLikelihood
 from posterior.priors.covariance import Covariance
 from posterior.problem import Problem
 from posterior.samplers.smc.core import PopulationNoise
+from posterior.samplers.smc.kernels import ModelKernel, catch_up, denoise_in_chunks
+from posterior.samplers.smc.measurements import LARGEST_DENSE, Measurements, half_log_det, log_normal, solve, solve_transposed
 
 LARGEST_JACOBIAN = 64
-LARGEST_DENSE = 1024
-
-
-@dataclass(frozen=True)
-class Measurements:
-    """The measured entries of a likelihood, flattened.
-
-    Args:
-        likelihood: The likelihood.
-        reach: Which entries of the flattened data are measurements.
-        y: Their values, (m,).
-        variance: Their noise variances, (m,).
-        rows: A as a matrix (m, n), None where the operator is not linear or the matrix was not asked for.
-    """
-
-    likelihood: StandardLikelihood
-    reach: Tensor
-    y: Tensor
-    variance: Tensor
-    rows: Tensor | None
-
-    @classmethod
-    def of(cls, problem: Problem, matrix: bool) -> Measurements:
-        """Those of a problem; ``matrix`` asks for A, by its transpose applied to unit vectors."""
-        like = problem.likelihood
-        reach = like.reach.flatten()
-        rows = None
-        if matrix and like.model.linear:
-            parts = [like.model.transpose(u).flatten(1) for u in _units(like, reach).split(256)]
-            rows = torch.cat(parts)
-        return cls(like, reach, like.y.flatten()[reach], like.variance.flatten()[reach], rows)
-
-    def residual(self, z: Tensor) -> Tensor:
-        """y - A(z), (B, m)."""
-        return self.y - self.likelihood.model.predict(z).flatten(1)[:, self.reach]
-
-    def rows_near(self, z: Tensor) -> Tensor:
-        """A's rows: (m, n), or (B, m, n) near ``z`` of a nonlinear operator."""
-        if self.rows is not None:
-            return self.rows
-        lin = self.likelihood.model.linearise(z)
-        units = _units(self.likelihood, self.reach)
-        return torch.stack([lin.vjp(u[None].expand_as(lin.prediction)).flatten(1) for u in units], 1)
-
-    def pull(self, z: Tensor, u: Tensor) -> Tensor:
-        """A^T u near ``z`` for ``u`` (B, m), as fields."""
-        lin = self.likelihood.model.linearise(z)
-        full = u.new_zeros(len(u), self.likelihood.y.numel())
-        full[:, self.reach] = u
-        return lin.vjp(full.reshape(len(u), *self.likelihood.y.shape[1:]))
 
 
 class Twist(ABC):
@@ -99,6 +49,10 @@ class Twist(ABC):
         noise: PopulationNoise,
     ) -> tuple[Tensor, Tensor]:
         """Particles at ``sigma_next`` and log(model density / proposal density) of each move, (N,)."""
+
+    @abstractmethod
+    def wander(self, problem: Problem, x: Tensor, sigma: float, sigma_next: float, noise: PopulationNoise) -> Tensor:
+        """Particles at ``sigma_next`` by the model's own move, that no data steer."""
 
 
 class GradientTwist(Twist):
@@ -149,7 +103,7 @@ class GradientTwist(Twist):
         residual = data.residual(mean)
         if self.kind == "sharp":
             white = residual / data.variance.sqrt()
-            log_twist = _log_normal(white, 0.5 * data.variance.log().sum())
+            log_twist = log_normal(white, 0.5 * data.variance.log().sum())
             uphill = data.pull(mean, residual / data.variance)
             # Along the residual A A^T is this number; without it the steps of informative data overshoot.
             along = uphill.flatten(1).square().sum(1) / white.square().sum(1).clamp_min(1e-300)
@@ -160,19 +114,19 @@ class GradientTwist(Twist):
         if self.kind == "pigdm":
             spread2 = self._spread2(problem, sigma)
             root = torch.linalg.cholesky(spread2 * rows @ rows.mT + torch.diag(data.variance))
-            white = _solve(root, residual)
-            shift = sigma**2 * vjp(data.pull(mean, _solve_transposed(root, white)))
-            return mean, _log_normal(white, _half_log_det(root)), shift, self._typical_size(problem, sigma, x)
+            white = solve(root, residual)
+            shift = sigma**2 * vjp(data.pull(mean, solve_transposed(root, white)))
+            return mean, log_normal(white, half_log_det(root)), shift, self._typical_size(problem, sigma, x)
         each = rows.unbind(-2)
         columns = [vjp(row.expand(batch, -1).reshape(x.shape)).flatten(1) for row in each]
         pulled = torch.stack(columns, 2)
         seen = rows @ pulled
         root = _robust_root(sigma**2 * (seen + seen.mT) / 2, data.variance)
-        white = _solve(root, residual)
+        white = solve(root, residual)
         spread = sigma * torch.linalg.solve_triangular(root, pulled.mT, upper=False).mT
         shift = sigma * (spread @ white[:, :, None])[..., 0]
         size = seen.diagonal(dim1=1, dim2=2).sum(1) / rows.square().sum((-2, -1)).clamp_min(1e-300)
-        return mean, _log_normal(white, _half_log_det(root)), shift.reshape(x.shape), size.clamp(0, 4), spread
+        return mean, log_normal(white, half_log_det(root)), shift.reshape(x.shape), size.clamp(0, 4), spread
 
     def move(
         self,
@@ -198,11 +152,19 @@ class GradientTwist(Twist):
             white, log_det = _shrink(xi, math.sqrt((1 - r) / r) * inverse[:, None, None] * rest[0])
         z = white + delta
         log_ratio = 0.5 * (xi.square().sum(1) - z.square().sum(1)) + log_det
-        ahead = r * x + (1 - r) * mean + s * z.reshape(x.shape)
+        return self._advance(problem, x, mean, z.reshape(x.shape), sigma, sigma_next), log_ratio
+
+    def wander(self, problem: Problem, x: Tensor, sigma: float, sigma_next: float, noise: PopulationNoise) -> Tensor:
+        """See `Twist.wander`."""
+        return self._advance(problem, x, denoise_in_chunks(problem, x, sigma), noise(), sigma, sigma_next)
+
+    def _advance(self, problem: Problem, x: Tensor, mean: Tensor, z: Tensor, sigma: float, sigma_next: float) -> Tensor:
+        """The model's move of ``x``, with D = ``mean``, driven by ``z``."""
+        r = (sigma_next / sigma) ** 2
+        ahead = r * x + (1 - r) * mean + sigma_next * math.sqrt(1 - r) * z
         if not self.corrected:
-            return ahead, log_ratio
-        (fresh,) = problem.in_chunks(lambda piece: (problem.denoise(piece, sigma_next),), ahead)
-        return ahead + (1 - r) / (math.sqrt(r) * (1 + math.sqrt(r))) * (fresh - mean), log_ratio
+            return ahead
+        return ahead + catch_up(r) * (denoise_in_chunks(problem, ahead, sigma_next) - mean)
 
     def _spread2(self, problem: Problem, sigma: float) -> float:
         """Variance of a coordinate of x0 given x, were the prior white."""
@@ -246,15 +208,15 @@ class ReferenceTwist(Twist):
         cov = self.reference.covariance(problem.event_shape)
         prior_mean = self.reference.mean(problem.event_shape)
         mean = prior_mean + self.data.y.new_zeros(1, *problem.event_shape)
-        root = self._factor(cov, problem)
+        root = self.data.covariance_root(cov, problem.event_shape)
         x = self._draw(mean, cov, root, noise) + sigma * noise()
-        following = self._factor(cov.given(sigma), problem)
+        following = self.data.covariance_root(cov.given(sigma), problem.event_shape)
         seen = self._log_twist(self.reference.denoise(x, sigma), following)
         return x, self._log_twist(mean, root) - seen
 
     def evaluate(self, problem: Problem, x: Tensor, sigma: float) -> tuple[Tensor, ...]:
         """D and log psi."""
-        (mean,) = problem.in_chunks(lambda piece: (problem.denoise(piece, sigma),), x)
+        mean = denoise_in_chunks(problem, x, sigma)
         return mean, self._log_twist(mean, self._root(problem, sigma))
 
     def move(
@@ -282,59 +244,30 @@ class ReferenceTwist(Twist):
         if torch.allclose(left, following.eigenvalues, rtol=1e-9, atol=0):
             given = self._root(problem, sigma_next)
         else:
-            given = self._factor(Covariance(cov.basis, left), problem)
+            given = self.data.covariance_root(Covariance(cov.basis, left), problem.event_shape)
         return ahead, log_twist - self._log_twist(expected, given)
+
+    def wander(self, problem: Problem, x: Tensor, sigma: float, sigma_next: float, noise: PopulationNoise) -> Tensor:
+        """See `Twist.wander`."""
+        mean = denoise_in_chunks(problem, x, sigma)
+        return ModelKernel.of(self.reference, x, mean, sigma, sigma_next).draw(noise())
 
     def _draw(self, mean: Tensor, cov: Covariance, root: Tensor, noise: PopulationNoise) -> Tensor:
         """Draws of N(mean, cov) given the data, L = ``root`` the factor of their covariance."""
         prior_draw = mean + cov.sqrt(noise())
         eta = self.data.variance.sqrt() * noise((len(self.data.y),))
-        u = _solve_transposed(root, _solve(root, self.data.residual(prior_draw) - eta))
-        return prior_draw + cov.apply((u @ self.data.rows).reshape(prior_draw.shape))
+        return prior_draw + cov.apply(self.data.explain(root, self.data.residual(prior_draw) - eta).reshape(prior_draw.shape))
 
     def _root(self, problem: Problem, sigma: float) -> Tensor:
         if sigma not in self._roots:
             while len(self._roots) > 1:
                 del self._roots[next(iter(self._roots))]
-            self._roots[sigma] = self._factor(self.reference.error_covariance(problem.event_shape, sigma), problem)
+            cov = self.reference.error_covariance(problem.event_shape, sigma)
+            self._roots[sigma] = self.data.covariance_root(cov, problem.event_shape)
         return self._roots[sigma]
 
-    def _factor(self, cov: Covariance, problem: Problem) -> Tensor:
-        rows = self.data.rows
-        spread = cov.apply(rows.reshape(-1, *problem.event_shape)).flatten(1)
-        v = rows @ spread.T
-        return torch.linalg.cholesky((v + v.T) / 2 + torch.diag(self.data.variance))
-
     def _log_twist(self, mean: Tensor, root: Tensor) -> Tensor:
-        return _log_normal(_solve(root, self.data.residual(mean)), _half_log_det(root))
-
-
-def _units(like: StandardLikelihood, reach: Tensor) -> Tensor:
-    """A unit vector for each measurement, (m, *range)."""
-    eye = torch.eye(reach.numel(), dtype=like.y.dtype, device=like.y.device)[reach]
-    return eye.reshape(-1, *like.y.shape[1:])
-
-
-def _solve(root: Tensor, v: Tensor) -> Tensor:
-    """L^-1 v for ``v`` (B, m) and L (m, m) or (B, m, m)."""
-    if root.ndim == 2:
-        return torch.linalg.solve_triangular(root, v.T, upper=False).T
-    return torch.linalg.solve_triangular(root, v[:, :, None], upper=False)[..., 0]
-
-
-def _solve_transposed(root: Tensor, v: Tensor) -> Tensor:
-    """L^-T v."""
-    if root.ndim == 2:
-        return torch.linalg.solve_triangular(root.T, v.T, upper=True).T
-    return torch.linalg.solve_triangular(root.mT, v[:, :, None], upper=True)[..., 0]
-
-
-def _half_log_det(root: Tensor) -> Tensor:
-    return root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-
-
-def _log_normal(white: Tensor, half_log_det: Tensor) -> Tensor:
-    return -0.5 * (white.square().sum(1) + white.shape[1] * math.log(2 * math.pi)) - half_log_det
+        return log_normal(solve(root, self.data.residual(mean)), half_log_det(root))
 
 
 def _robust_root(signal: Tensor, variance: Tensor) -> Tensor:

@@ -1,0 +1,67 @@
+import math
+
+import pytest
+import torch
+
+import posterior
+from benchmarks.metrics import sliced_w2
+from benchmarks.problems.mixture import dense, mixture
+from benchmarks.problems.random_field import random_field
+
+
+@pytest.mark.parametrize(("d", "m"), [(8, 4), (80, 4)])
+def test_the_mixture_is_sampled_within_three_times_the_floor(d, m):
+    p = mixture(d, m)
+    exact = posterior.exact_posterior(p.prior, p.likelihood)
+    target = exact.sample(1000, seed=1)
+    floor = sum(sliced_w2(target, exact.sample(1000, seed=s)) for s in (2, 3)) / 2
+    draws = posterior.sample(p.prior, p.likelihood, posterior.FKFilter(100), draws=1000, seed=0)
+    assert sliced_w2(draws.samples, target, draws.weights) < 3 * floor
+    assert abs(draws.stats.log_evidence[0] - exact.log_evidence) < 4 * draws.stats.log_evidence_std[0]
+    assert float((draws.std / exact.std).mean()) == pytest.approx(1, abs=0.1)
+
+
+def gaussian(sigmas, gains):
+    """Four unknowns of different variance, each but the last two seen with its own gain and noise."""
+    prior = posterior.GaussianPrior(
+        torch.tensor([0.5, -1.0, 0.0, 1.0], dtype=torch.float64),
+        torch.diag(torch.tensor([1.0, 1.5, 0.8, 1.0], dtype=torch.float64)),
+    )
+    matrix = torch.zeros(3, 4, dtype=torch.float64)
+    matrix[0, 0], matrix[1, 1] = gains
+    y = torch.tensor([[1.0, -2.0, 0.3]], dtype=torch.float64)
+    return prior, posterior.GaussianLikelihood(dense(matrix), y, torch.tensor([[*sigmas, 1.0]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "gains"),
+    [((0.2, 0.5), (1.0, 0.7)), ((0.2, 1e5), (1.0, 1.0)), ((0.2, 0.5), (1.0, 0.0)), ((1e-4, 1e4), (1.0, 1e-3))],
+    ids=["plain", "noisier than the first level", "gain of zero", "sharp and drowned"],
+)
+def test_every_gain_and_noise_level_is_taken(sigmas, gains):
+    prior, likelihood = gaussian(sigmas, gains)
+    exact = posterior.exact_posterior(prior, likelihood)
+    draws = posterior.sample(prior, likelihood, posterior.FKFilter(), draws=2000, seed=0)
+    tolerance = 0.2 * exact.std + 0.02
+    assert ((draws.mean - exact.mean).abs() < tolerance).all()
+    assert ((draws.std - exact.std).abs() < 0.5 * tolerance).all()
+    assert draws.stats.log_evidence[0] == pytest.approx(exact.log_evidence, abs=0.25)
+
+
+@pytest.mark.parametrize("operator", ["pooling", "blur"])
+def test_many_data_leave_few_particles_and_a_warning_but_no_error(operator):
+    p = random_field(operator, side=16)
+    draws = posterior.sample(p.prior, p.likelihood, posterior.FKFilter(20), draws=16, seed=0)
+    assert torch.isfinite(draws.samples).all() and math.isfinite(draws.stats.log_evidence[0])
+
+
+def test_network_calls_are_one_a_step():
+    p = mixture(8, 2)
+    stats = posterior.sample(p.prior, p.likelihood, posterior.FKFilter(10, rejuvenation=0), draws=8, batch_size=3).stats
+    assert (stats.nfe, stats.vjps) == (10, 0)
+
+
+def test_what_is_refused():
+    for bad in ({"steps": 0}, {"ess_threshold": -0.1}, {"resampling": "residual"}, {"rejuvenation": -1}):
+        with pytest.raises(ValueError, match="FKFilter: "):
+            posterior.FKFilter(**bad)
