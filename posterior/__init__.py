@@ -1,3 +1,4 @@
+"""Draws from p(x | y): a pretrained prior, a forward operator, and an uncertainty map that can be trusted."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ _PUBLIC = {
     "AFDPS": "samplers.smc.afdps",
     "Ancestral": "integrators",
     "AttentionHeads": "priors.layouts.adm",
+    "Condition": "priors.conditioning",
     "CorrelatedGaussianLikelihood": "likelihoods",
     "DAPS": "samplers.daps",
     "DDIM": "integrators",
@@ -16,6 +18,7 @@ _PUBLIC = {
     "DPMSolver2M": "integrators",
     "DPS": "samplers.guided",
     "DataStep": "samplers.alternating",
+    "DeepinvPrior": "priors.plug_and_play",
     "DiffPIR": "samplers.guided",
     "Draws": "draws",
     "EDMNetwork": "priors.layouts.edm",
@@ -33,6 +36,7 @@ _PUBLIC = {
     "Heun": "integrators",
     "Karras": "schedules",
     "LGD": "samplers.lgd",
+    "LatentPrior": "priors.latent",
     "LevyPrior": "priors.levy",
     "LogUniform": "schedules",
     "MMPS": "samplers.guided",

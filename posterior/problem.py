@@ -44,7 +44,7 @@ class Problem:
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """E[x0 | x] of the prior, without a graph."""
-        self.counts.forward += x.shape[0]
+        self.counts.forward += self.prior.calls * x.shape[0]
         with torch.no_grad():
             return self.prior.denoise(x, sigma)
 
@@ -56,13 +56,13 @@ class Problem:
 
     def denoise_with_vjp(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """E[x0 | x] and the map v -> J^T v with J = dD/dx, through one network call and its graph."""
-        self.counts.forward += x.shape[0]
+        self.counts.forward += self.prior.calls * x.shape[0]
         with torch.enable_grad():
             leaf = x.detach().clone().requires_grad_(True)
             mean = self.prior.denoise(leaf, sigma)
 
         def vjp(v: Tensor) -> Tensor:
-            self.counts.vjps += v.shape[0]
+            self.counts.vjps += self.prior.calls * v.shape[0]
             (g,) = torch.autograd.grad(mean, leaf, v, retain_graph=True)
             return g
 

@@ -70,6 +70,7 @@ class Prior(ABC):
         sigma_max: Noise level at which the noised prior is Gaussian for all purposes.
         reference: The reference Gaussian, or None.
         name: What errors and saved files call this prior.
+        calls: Network evaluations in one `denoise` of a field.
     """
 
     event_shape: tuple[int | None, ...]
@@ -80,6 +81,7 @@ class Prior(ABC):
     sigma_max: float = 100.0
     reference: Reference | None = None
     name: str = "prior"
+    calls: int = 1
 
     @abstractmethod
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:

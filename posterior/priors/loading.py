@@ -1,8 +1,8 @@
-"""Priors on disk: diffusers folders, with one more file where the prior is one of ours.
+"""Priors on disk: diffusers folders, with more files where the prior is one of ours, and checkpoints of other makes.
 
 ``unet/`` holds config.json and diffusion_pytorch_model.safetensors as diffusers writes them. Our folders add
-``posterior.json`` (parameterisation, coordinates, units, card) and ``reference.safetensors``; a folder saved by a
-diffusers pipeline has ``scheduler/scheduler_config.json`` instead. Nothing is ever unpickled.
+``posterior.json`` (parameterisation, coordinates, units, card) and ``tables.safetensors``, and keep diffusers'
+``scheduler/`` where it has one for the parameterisation. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -10,28 +10,36 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from posterior._resources import resource
 from posterior.priors.base import Affine
+from posterior.priors.conditioning import Condition
+from posterior.priors.folders import WEIGHTS, load_folder, read_network, write_scheduler
+from posterior.priors.layouts.base import Layout
 from posterior.priors.network import NetworkPrior, unet_multiple
 from posterior.priors.parameterisations import (
     EDM,
+    ContinuousVP,
     GaussianResidual,
     Parameterisation,
+    VarianceExploding,
     VariancePreserving,
     Velocity,
 )
 from posterior.priors.reference import RadialReference
-
-if TYPE_CHECKING:
-    from diffusers.models.unets.unet_2d import UNet2DModel
+from posterior.priors.weights import read_json, read_tensors
 
 FORMAT = 1
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+# Text encoders, often the largest part, are not fetched.
+HUB_FILES = [
+    "*.json",
+    "diffusion_pytorch_model.safetensors",
+    *(f"{part}/*.safetensors" for part in ("unet", "transformer", "vae")),
+]
 REFERENCE_TABLES = ("frequencies", "power", "sigmas", "errors")
 SETTINGS = ("parameterisation", "event_shape", "scale", "shift", "units", "rms", "sigma_range", "card")
 
@@ -40,32 +48,82 @@ def bundled_priors() -> dict[str, dict[str, Any]]:
     """The priors that travel with the package: name -> card."""
     root = resource("priors")
     folders = sorted(p.parent for p in root.glob("*/posterior.json"))
-    return {folder.name: _read_json(folder / "posterior.json")["card"] for folder in folders}
+    return {folder.name: read_json(folder / "posterior.json")["card"] for folder in folders}
 
 
-def load_prior(name_or_path: str | os.PathLike) -> NetworkPrior:
-    """A bundled prior by name, or a folder in diffusers' format by path.
+def load_prior(
+    name_or_path: str | os.PathLike,
+    *,
+    layout: Layout | None = None,
+    condition: Condition | None = None,
+    field_range: tuple[float, float] | None = None,
+    download: bool = False,
+) -> NetworkPrior:
+    """A bundled prior by name, a diffusers folder by path, or a checkpoint of another make.
 
     Args:
-        name_or_path: A name that `bundled_priors` lists, or a folder with ``unet/`` in it.
+        name_or_path: A name that `bundled_priors` lists; a folder with ``unet/`` or ``transformer/`` in it, of ours or
+            saved by a diffusers pipeline (see `posterior.priors.folders`); or a file of weights, .safetensors or one
+            that ``torch.save`` wrote.
+
+    Other arguments:
+        layout: What a file of weights holds: `posterior.GuidedDiffusion`, `posterior.EDMNetwork` (InverseBench too),
+            `posterior.ScoreSDE`, `posterior.RectifiedFlow` or `posterior.TorchCFM`. A file does not say whether its network
+            predicts noise or velocity, nor at which end of time the data are.
+        condition: What a conditional network is told: a class, a mask, the state before.
+        field_range: What the ends -1 and 1 of the network's data range (or those that the layout states) are in physical
+            units, (0, 1) for images of that range. None where physical fields have the network's range.
+        download: Whether a name that is no bundled one may be fetched from the Hugging Face hub (JSON and safetensors
+            files only). Never done unasked.
 
     Returns:
-        The prior, on the CPU, in float32.
+        The prior, on the CPU, in float32: a `posterior.LatentPrior` where the folder holds an autoencoder.
 
     Raises:
         FileNotFoundError: If there is no such prior or folder, or a file is missing from it.
-        ValueError: If weights are missing, superfluous, misshapen or not finite, or the configuration is not understood.
+        ValueError: If weights are missing, superfluous, misshapen or not finite, a file could run code, or the
+            configuration is not understood or does not fit what was passed.
     """
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        known = bundled_priors()
-        if str(name_or_path) not in known:
-            names = ", ".join(known) or "none"
-            raise FileNotFoundError(f"no prior '{name_or_path}': not a folder, and the bundled priors are: {names}")
-        folder = resource("priors", str(name_or_path))
-    if (folder / "posterior.json").exists():
-        return _load_ours(folder)
-    return _load_diffusers(folder)
+    path = _locate(name_or_path, download)
+    if path.is_file():
+        if layout is None:
+            raise ValueError(
+                f"{path} is a file of weights, which does not say what its network predicts; pass layout=, one of "
+                "posterior.GuidedDiffusion(), EDMNetwork(), ScoreSDE(), RectifiedFlow() or TorchCFM()"
+            )
+        return layout.load(path, condition, _coordinates(field_range, layout.data_range))
+    if layout is not None:
+        raise ValueError(f"{path} is a folder, which says itself what it holds; got layout={layout!r} as well")
+    if (path / "posterior.json").exists():
+        if field_range is not None or condition is not None:
+            raise ValueError(f"{path} knows its own coordinates and takes no condition; got field_range or condition")
+        return _load_ours(path)
+    return load_folder(path, condition, _coordinates(field_range, (-1.0, 1.0)))
+
+
+def _locate(name_or_path: str | os.PathLike, download: bool) -> Path:
+    path, name = Path(name_or_path), str(name_or_path)
+    if path.exists():
+        return path
+    known = bundled_priors()
+    if name in known:
+        return resource("priors", name)
+    if download:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    names = ", ".join(known) or "none"
+    raise FileNotFoundError(f"no prior '{name}': neither a folder nor a file, and the bundled priors are: {names}")
+
+
+def _coordinates(field_range: tuple[float, float] | None, data_range: tuple[float, float]) -> Affine | None:
+    """The affine map that takes ``data_range`` to ``field_range``."""
+    if field_range is None:
+        return None
+    scale = (field_range[1] - field_range[0]) / (data_range[1] - data_range[0])
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"load_prior: field_range is {field_range}; wanted two rising numbers")
+    return Affine(scale, field_range[0] - scale * data_range[0])
 
 
 def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = False) -> None:
@@ -123,20 +181,16 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
         "card": prior.card,
     }
     (target / "posterior.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_scheduler(target, prior.parameterisation)
 
 
 def _describe(p: Parameterisation) -> dict[str, Any]:
-    if isinstance(p, VariancePreserving):
-        return {"kind": p.kind, "prediction": p.prediction}
-    if isinstance(p, Velocity):
-        return {"kind": p.kind, "time_scale": p.time_scale}
-    if isinstance(p, EDM):
-        return {"kind": p.kind, "sigma_data": p.sigma_data, "prediction": p.prediction}
-    return {"kind": p.kind}
+    """Its kind and its settings; tensors and the reference are kept elsewhere."""
+    return {"kind": p.kind} | {k: v for k, v in vars(p).items() if isinstance(v, str | int | float)}
 
 
 def _load_ours(folder: Path) -> NetworkPrior:
-    config = _read_json(folder / "posterior.json")
+    config = read_json(folder / "posterior.json")
     if config.get("format") != FORMAT:
         raise ValueError(f"{folder / 'posterior.json'}: format {config.get('format')!r}; this version reads {FORMAT}")
     absent = [k for k in SETTINGS if k not in config]
@@ -144,7 +198,7 @@ def _load_ours(folder: Path) -> NetworkPrior:
         raise ValueError(f"{folder / 'posterior.json'}: missing {', '.join(absent)}")
     tables: dict[str, Tensor] = {}
     if (folder / "tables.safetensors").exists():
-        tables = _read_tensors(folder / "tables.safetensors")
+        tables = read_tensors(folder / "tables.safetensors")
     reference = _reference(tables, folder)
     try:
         parameterisation = _parameterisation(config["parameterisation"], tables, reference)
@@ -154,7 +208,8 @@ def _load_ours(folder: Path) -> NetworkPrior:
         rms = float(config["rms"])
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{folder / 'posterior.json'} is not understood: {error}") from error
-    network = _load_unet(folder / "unet", event_shape[0], parameterisation.inputs_per_channel)
+    inputs = event_shape[0] * parameterisation.inputs_per_channel
+    network: Any = read_network(folder / "unet", inputs, event_shape[0], kinds=["UNet2DModel"])
     return NetworkPrior(
         network,
         parameterisation,
@@ -190,95 +245,11 @@ def _parameterisation(
         if "alphas_cumprod" not in tables:
             raise ValueError("alphas_cumprod is missing from tables.safetensors")
         return VariancePreserving(tables["alphas_cumprod"], **about)
-    if kind == "velocity":
-        return Velocity(**about)
-    if kind == "edm":
-        return EDM(**about)
+    for known in (EDM, Velocity, ContinuousVP, VarianceExploding):
+        if kind == known.kind:
+            return known(**about)
     if kind == "gaussian-residual":
         if reference is None:
             raise ValueError("a gaussian-residual prior without its reference in tables.safetensors")
         return GaussianResidual(reference)
     raise ValueError(f"parameterisation {kind!r} is not known")
-
-
-def _load_diffusers(folder: Path) -> NetworkPrior:
-    scheduler_file = folder / "scheduler" / "scheduler_config.json"
-    for needed in (folder / "unet" / "config.json", scheduler_file):
-        if not needed.exists():
-            raise FileNotFoundError(f"{folder} is not a prior: {needed.relative_to(folder)} is missing")
-    scheduler = _read_json(scheduler_file)
-    kind = scheduler.get("_class_name", "")
-    parameterisation: Parameterisation
-    if kind == "EDMEulerScheduler":
-        parameterisation = EDM(scheduler["sigma_data"], scheduler.get("prediction_type", "epsilon"))
-    elif kind == "FlowMatchEulerDiscreteScheduler":
-        parameterisation = Velocity(float(scheduler["num_train_timesteps"]))
-    elif kind in ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler"):
-        import diffusers
-
-        # The scheduler class owns the meaning of its beta_schedule names; the table is asked of it.
-        table = getattr(diffusers, kind).from_config(scheduler).alphas_cumprod
-        parameterisation = VariancePreserving(table, scheduler.get("prediction_type", "epsilon"))
-    else:
-        raise ValueError(f"{scheduler_file}: scheduler {kind!r} is not understood")
-    config = _read_json(folder / "unet" / "config.json")
-    channels = int(config.get("out_channels", 0))
-    network = _load_unet(folder / "unet", channels, 1)
-    size = config.get("sample_size")
-    side = (size, size) if isinstance(size, int) or size is None else tuple(size)
-    multiple = unet_multiple(network.config["block_out_channels"])
-    return NetworkPrior(network, parameterisation, (channels, *side), multiple=multiple, name=folder.name)
-
-
-def _load_unet(folder: Path, channels: int, inputs_per_channel: int) -> UNet2DModel:
-    from diffusers.models.unets.unet_2d import UNet2DModel
-
-    for needed in ("config.json", WEIGHTS):
-        if not (folder / needed).exists():
-            raise FileNotFoundError(f"{folder}: {needed} is missing (pickled .bin weights are never read)")
-    config = _read_json(folder / "config.json")
-    if config.get("_class_name") != "UNet2DModel":
-        raise ValueError(f"{folder / 'config.json'}: network {config.get('_class_name')!r}; wanted UNet2DModel")
-    if config.get("in_channels") != channels * inputs_per_channel or config.get("out_channels") != channels:
-        raise ValueError(
-            f"{folder / 'config.json'}: {config.get('in_channels')} channels in and {config.get('out_channels')} out; "
-            f"wanted {channels * inputs_per_channel} and {channels}"
-        )
-    with torch.device("meta"):
-        network: Any = UNet2DModel.from_config(config)
-    state = _read_tensors(folder / WEIGHTS)
-    wanted = network.state_dict()
-    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    if missing or extra:
-        raise ValueError(f"{folder / WEIGHTS}: tensors missing: {_few(missing)}; superfluous: {_few(extra)}")
-    for name, tensor in state.items():
-        if tensor.shape != wanted[name].shape:
-            raise ValueError(f"{folder / WEIGHTS}: {name} is {tuple(tensor.shape)}, wanted {tuple(wanted[name].shape)}")
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{folder / WEIGHTS}: {name} has values that are not finite")
-    network.load_state_dict({k: v.float() for k, v in state.items()}, strict=True, assign=True)
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-
-
-def _few(names: list[str]) -> str:
-    return "none" if not names else ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}; wanted an object with settings")
-    return value
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error

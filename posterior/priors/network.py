@@ -1,4 +1,4 @@
-"""Priors that are neural networks: a diffusers `UNet2DModel` behind the one coordinate."""
+"""Priors that are neural networks, behind the one coordinate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class NetworkPrior(Prior):
 
     Args:
         network: Module with diffusers' call ``network(inputs, time).sample`` or a plain ``network(inputs, time)``.
-            It is used as it is, in evaluation mode.
+            It is used as it is, in evaluation mode. Of an output of twice the field's channels the second half, a
+            learned variance, is dropped.
         parameterisation: What the network predicts.
         event_shape: (C, H, W); H and W None for fully convolutional networks.
 
@@ -59,6 +60,7 @@ class NetworkPrior(Prior):
         self.sigma_min, self.sigma_max = sigma_range or parameterisation.range()
         self.multiple = multiple
         self.name = name
+        self.calls = int(getattr(network, "calls", 1))
         self.card = dict(card or {})
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
@@ -75,8 +77,15 @@ class NetworkPrior(Prior):
         if inputs.device.type == "cpu" and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         out = self.network(inputs.to(dtype), time.to(dtype))
-        out = out if isinstance(out, Tensor) else out.sample
+        out = self._mean(out if isinstance(out, Tensor) else out.sample)
         return out[..., :h, :w].to(inputs.dtype).contiguous()
+
+    def _mean(self, out: Tensor) -> Tensor:
+        """The output without the variance that some networks learn beside it."""
+        channels = self.event_shape[0]
+        if channels is not None and out.shape[1] == 2 * channels:
+            return out[:, :channels]
+        return out
 
 
 def unet_multiple(block_out_channels: tuple[int, ...]) -> int:

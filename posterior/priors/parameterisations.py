@@ -8,11 +8,17 @@ References:
     arXiv:2206.00364 (the coordinate, and `EDM`).
     Ho, Jain, Abbeel. Denoising diffusion probabilistic models. 2020. arXiv:2006.11239 (`epsilon`).
     Salimans, Ho. Progressive distillation. 2022. arXiv:2202.00512 (`v_prediction`).
+    Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole. Score-based generative modeling through stochastic differential
+        equations. 2021. arXiv:2011.13456 (`VarianceExploding`, `ContinuousVP`).
     Liu, Gong, Liu. Flow straight and fast. 2022. arXiv:2209.03003 (`velocity`).
+    Tong et al. Improving and generalizing flow-based generative models with minibatch optimal transport. 2023.
+        arXiv:2302.00482 (the coupling of `velocity`).
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +32,7 @@ from posterior.priors.base import column
 from posterior.priors.reference import Reference
 
 Network = Callable[[Tensor, Tensor], Tensor]
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 
 class Parameterisation(ABC):
@@ -48,15 +55,42 @@ class Parameterisation(ABC):
         return 2e-3, 80.0
 
 
+class _VariancePreserving(Parameterisation):
+    """VP networks, x_t = alpha_t x0 + s_t eps with alpha_t^2 + s_t^2 = 1, whatever their clock."""
+
+    prediction: str
+
+    def __post_init__(self) -> None:
+        _one_of("prediction type", self.prediction, PREDICTIONS)
+
+    @abstractmethod
+    def time(self, sigma: Tensor) -> Tensor:
+        """What the network is told at ``sigma`` (B,), float64."""
+
+    def denoise(self, network: Network, x: Tensor, sigma: Tensor) -> Tensor:
+        """D = x - sigma eps (epsilon), the output itself (sample), or (x - sigma sqrt(1 + sigma^2) v) / (1 + sigma^2)."""
+        s = column(sigma, x)
+        scale = (1 + s**2).rsqrt()
+        out = network(scale * x, self.time(sigma.detach().double()).to(x))
+        if self.prediction == "epsilon":
+            return x - s * out
+        if self.prediction == "sample":
+            return out
+        return scale**2 * x - s * scale * out
+
+
 @dataclass(frozen=True)
-class VariancePreserving(Parameterisation):
+class VariancePreserving(_VariancePreserving):
     """Discrete-time VP networks: x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, t = 0 .. N-1.
 
     The time of a given sigma is interpolated in log sigma, so it need not be an integer.
 
     Args:
-        alphas_cumprod: (N,) abar_t, descending in (0, 1).
+        alphas_cumprod: (N,) abar_t, descending in (0, 1); the last may be 0.
         prediction: "epsilon", "sample" or "v_prediction".
+
+    Raises:
+        ValueError: If the table does not descend in (0, 1) or the prediction is of another type.
     """
 
     alphas_cumprod: Tensor
@@ -64,8 +98,10 @@ class VariancePreserving(Parameterisation):
     kind: ClassVar[str] = "vp"
 
     def __post_init__(self) -> None:
-        if self.prediction not in ("epsilon", "sample", "v_prediction"):
-            raise ValueError(f"prediction type '{self.prediction}': wanted epsilon, sample or v_prediction")
+        super().__post_init__()
+        abar = self.alphas_cumprod
+        if abar.ndim != 1 or len(abar) < 2 or not (abar[0] < 1 and abar[-1] >= 0 and (abar.diff() < 0).all()):
+            raise ValueError(f"alphas_cumprod of shape {tuple(abar.shape)}: wanted a list that descends between 1 and 0")
 
     def _log_sigmas(self) -> np.ndarray:
         abar = self.alphas_cumprod.double().numpy()
@@ -78,37 +114,125 @@ class VariancePreserving(Parameterisation):
         log = self._log_sigmas()
         return float(np.exp(log[0])), float(np.exp(log[-1]))
 
-    def denoise(self, network: Network, x: Tensor, sigma: Tensor) -> Tensor:
-        """D = x - sigma eps (epsilon), the output itself (sample), or (x - sigma sqrt(1 + sigma^2) v) / (1 + sigma^2)."""
+    def time(self, sigma: Tensor) -> Tensor:
+        """The place of ``sigma`` in the table."""
         table = self._log_sigmas()
-        t = np.interp(sigma.detach().double().cpu().log().numpy(), table, np.arange(len(table)))
+        return torch.from_numpy(np.interp(sigma.cpu().log().numpy(), table, np.arange(len(table))))
+
+
+@dataclass(frozen=True)
+class ContinuousVP(_VariancePreserving):
+    """Continuous-time VP networks: dx = -beta x dt / 2 + sqrt(beta) dw, beta rising linearly with t from 0 to 1.
+
+    1 + sigma^2 = exp(beta_min t + (beta_max - beta_min) t^2 / 2). The VP networks of score_sde, whose score is
+    -output / s_t, and of EDM's "VP" preconditioning are of this kind with prediction "epsilon".
+
+    Args:
+        beta_min: beta at t = 0.
+        beta_max: beta at t = 1.
+        time_scale: The network's time input is ``time_scale * t``.
+        prediction: "epsilon", "sample" or "v_prediction".
+
+    Raises:
+        ValueError: If not 0 < beta_min <= beta_max or the prediction is of another type.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    time_scale: float = 999.0
+    prediction: str = "epsilon"
+    kind: ClassVar[str] = "continuous-vp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.beta_min <= self.beta_max < math.inf:
+            raise ValueError(f"beta from {self.beta_min} to {self.beta_max}: wanted 0 < beta_min <= beta_max")
+
+    def range(self) -> tuple[float, float]:
+        """sigma at t = 1e-5, below which such networks are not trained, and at t = 1."""
+        low, high = (math.expm1(self.beta_min * t + (self.beta_max - self.beta_min) * t * t / 2) ** 0.5 for t in (1e-5, 1.0))
+        return low, high
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """``time_scale * t``, the root written so that nothing cancels at small sigma."""
+        grown = torch.log1p(sigma**2)
+        root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * grown).sqrt()
+        return self.time_scale * 2 * grown / (self.beta_min + root)
+
+
+@dataclass(frozen=True)
+class VarianceExploding(Parameterisation):
+    """VE networks, which see the noisy field itself: x = x0 + sigma eps.
+
+    Args:
+        output: "score", D = x + sigma^2 out (score_sde's NCSN++), or "scaled-score", D = x + sigma out (EDM's "VE"
+            preconditioning).
+        time: What the network is told: "sigma", or "log-half", ln(sigma / 2).
+        low: Smallest sigma it was trained for.
+        high: Largest.
+
+    Raises:
+        ValueError: If ``output`` or ``time`` is another word, or not 0 < low < high.
+    """
+
+    output: str = "score"
+    time: str = "sigma"
+    low: float = 0.01
+    high: float = 50.0
+    kind: ClassVar[str] = "ve"
+
+    def __post_init__(self) -> None:
+        _one_of("output of a VE network", self.output, ("score", "scaled-score"))
+        _one_of("time of a VE network", self.time, ("sigma", "log-half"))
+        if not 0 < self.low < self.high:
+            raise ValueError(f"VE network for sigma from {self.low} to {self.high}: wanted 0 < low < high")
+
+    def range(self) -> tuple[float, float]:
+        """``low`` and ``high``."""
+        return self.low, self.high
+
+    def denoise(self, network: Network, x: Tensor, sigma: Tensor) -> Tensor:
+        """D = x + sigma^2 score."""
         s = column(sigma, x)
-        scale = (1 + s**2).rsqrt()
-        out = network(scale * x, torch.as_tensor(t, dtype=x.dtype, device=x.device))
-        if self.prediction == "epsilon":
-            return x - s * out
-        if self.prediction == "sample":
-            return out
-        return scale**2 * x - s * scale * out
+        out = network(x, sigma if self.time == "sigma" else (sigma / 2).log())
+        return x + (s**2 if self.output == "score" else s) * out
 
 
 @dataclass(frozen=True)
 class Velocity(Parameterisation):
-    """Flow networks with noise at t = 1: x_t = (1 - t) x0 + t eps, output v = eps - x0 (SD3, Flux).
+    """Flow networks on the straight path between data and noise, in either direction of time.
+
+    Noise at t = 1 (SD3, Flux, deepinv): x_t = (1 - t) x0 + t eps, v = eps - x0. Data at t = 1 (torchcfm, PnP-Flow,
+    rectified flow): x_t = t x0 + (1 - t) eps, v = x0 - eps.
 
     Args:
         time_scale: The network's time input is ``time_scale * t``.
+        data_at_one: Whether t = 1 is the data.
+        coupling: "independent", or "minibatch-ot" for a network trained on pairs of data and noise that an optimal
+            transport plan matched. The identity between velocity and denoiser holds for independent pairs only, so
+            the denoiser, and with it every posterior, is then approximate: a UserWarning says so.
+
+    Raises:
+        ValueError: If ``coupling`` is another word.
     """
 
     time_scale: float = 1000.0
+    data_at_one: bool = False
+    coupling: str = "independent"
     kind: ClassVar[str] = "velocity"
 
+    def __post_init__(self) -> None:
+        _one_of("coupling", self.coupling, ("independent", "minibatch-ot"))
+        if self.coupling == "minibatch-ot":
+            text = "velocity of a minibatch-OT coupling: the noise depends on the data, so score and denoiser are approximate"
+            warnings.warn(text, UserWarning, stacklevel=3)
+
     def denoise(self, network: Network, x: Tensor, sigma: Tensor) -> Tensor:
-        """D = x_t - t v with t = sigma / (1 + sigma), x_t = x / (1 + sigma)."""
+        """D = x_t - (sigma / (1 + sigma)) (eps - x0) with x_t = x / (1 + sigma)."""
         s = column(sigma, x)
-        t = s / (1 + s)
-        out = network(x / (1 + s), self.time_scale * sigma / (1 + sigma))
-        return x / (1 + s) - t * out
+        t = 1 / (1 + sigma) if self.data_at_one else sigma / (1 + sigma)
+        out = network(x / (1 + s), self.time_scale * t)
+        return (x + s * out if self.data_at_one else x - s * out) / (1 + s)
 
 
 @dataclass(frozen=True)
@@ -125,8 +249,7 @@ class EDM(Parameterisation):
     kind: ClassVar[str] = "edm"
 
     def __post_init__(self) -> None:
-        if self.prediction not in ("epsilon", "v_prediction"):
-            raise ValueError(f"EDM prediction type {self.prediction!r}: wanted epsilon or v_prediction")
+        _one_of("EDM prediction type", self.prediction, ("epsilon", "v_prediction"))
 
     def denoise(self, network: Network, x: Tensor, sigma: Tensor) -> Tensor:
         """Table 1 of the paper, column "Ours"."""
@@ -164,3 +287,8 @@ class GaussianResidual(Parameterisation):
         """D_g + c F."""
         linear, inputs, c = self.parts(x, sigma)
         return linear + c * network(inputs, sigma.log() / 4)
+
+
+def _one_of(what: str, value: str, words: tuple[str, ...]) -> None:
+    if value not in words:
+        raise ValueError(f"{what} {value!r}: wanted {', '.join(words[:-1])} or {words[-1]}")

@@ -4,9 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+import posterior
 from posterior.priors.analytic import GaussianPrior
 from posterior.priors.network import NetworkPrior
-from posterior.priors.parameterisations import EDM, GaussianResidual, VariancePreserving, Velocity
+from posterior.priors.parameterisations import (
+    EDM,
+    ContinuousVP,
+    GaussianResidual,
+    VarianceExploding,
+    VariancePreserving,
+    Velocity,
+)
 from posterior.priors.reference import RadialReference
 
 SHAPE = (2, 4, 6)
@@ -48,6 +56,15 @@ class Exact(torch.nn.Module):
         return self.write(x, col(sigma), GAUSSIAN.denoise(x, sigma))
 
 
+def vp_output(prediction):
+    def write(x, s, x0):
+        eps = (x - x0) / s
+        alpha, std = (1 + s**2).rsqrt(), s * (1 + s**2).rsqrt()
+        return {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - std * x0}[prediction]
+
+    return write
+
+
 def vp_network(table, prediction):
     log_sigma = 0.5 * np.log((1 - table.numpy()) / table.numpy())
 
@@ -57,20 +74,35 @@ def vp_network(table, prediction):
         sigma = torch.from_numpy(np.exp(np.interp(time.numpy(), np.arange(len(table)), log_sigma)))
         return inputs * (1 + col(sigma) ** 2).sqrt(), sigma
 
-    def write(x, s, x0):
-        eps = (x - x0) / s
-        alpha, std = (1 + s**2).rsqrt(), s * (1 + s**2).rsqrt()
-        return {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - std * x0}[prediction]
-
-    return Exact(read, write)
+    return Exact(read, vp_output(prediction))
 
 
-def velocity_network(scale):
+def continuous_vp_network(scale, beta_min, beta_max, prediction):
     def read(inputs, time):
         t = time / scale
-        return inputs / (1 - col(t)), t / (1 - t)
+        sigma = torch.expm1(beta_min * t + (beta_max - beta_min) * t**2 / 2).sqrt()
+        return inputs * (1 + col(sigma) ** 2).sqrt(), sigma
 
-    return Exact(read, lambda x, s, x0: (x - x0) / s - x0)
+    return Exact(read, vp_output(prediction))
+
+
+def ve_network(power, log):
+    def read(inputs, time):
+        return inputs, 2 * time.exp() if log else time
+
+    return Exact(read, lambda x, s, x0: (x0 - x) / s**power)
+
+
+def velocity_network(scale, data_at_one=False):
+    def read(inputs, time):
+        noise = 1 - time / scale if data_at_one else time / scale
+        return inputs / (1 - col(noise)), noise / (1 - noise)
+
+    def write(x, s, x0):
+        eps = (x - x0) / s
+        return x0 - eps if data_at_one else eps - x0
+
+    return Exact(read, write)
 
 
 def edm_network(sigma_data):
@@ -113,6 +145,15 @@ CASES = {
     },
     "velocity": lambda: (velocity_network(1000.0), Velocity()),
     "velocity-unit-time": lambda: (velocity_network(1.0), Velocity(1.0)),
+    "velocity-data-at-one": lambda: (velocity_network(1.0, True), Velocity(1.0, data_at_one=True)),
+    "rectified-flow": lambda: (velocity_network(999.0, True), Velocity(999.0, data_at_one=True)),
+    **{
+        f"continuous-{p}": (lambda p=p: (continuous_vp_network(999.0, 0.1, 20.0, p), ContinuousVP(prediction=p)))
+        for p in ("epsilon", "sample", "v_prediction")
+    },
+    "continuous-constant": lambda: (continuous_vp_network(1.0, 5.0, 5.0, "epsilon"), ContinuousVP(5.0, 5.0, 1.0)),
+    "ve-score": lambda: (ve_network(2, False), VarianceExploding()),
+    "ve-scaled": lambda: (ve_network(1, True), VarianceExploding("scaled-score", "log-half")),
     "edm": lambda: (edm_network(0.5), EDM(0.5)),
     "edm-unit": lambda: (edm_network(1.0), EDM()),
     "gaussian-residual": lambda: (residual_network(), GaussianResidual(REFERENCE)),
@@ -171,6 +212,61 @@ def test_vp_at_the_entries_of_its_table_asks_for_whole_times():
     sigma = ((1 - DDPM) / DDPM).sqrt()[[0, 7, 500, 999]]
     VariancePreserving(DDPM).denoise(lambda u, t: seen.append(t) or u, torch.ones(4, *SHAPE).double(), sigma)
     torch.testing.assert_close(seen[0], torch.tensor([0.0, 7.0, 500.0, 999.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_posterior_draws_are_the_same_for_the_same_seed(case):
+    from deepinv.physics import Denoising
+
+    y = GAUSSIAN.reference.center[None] + normal(1, *SHAPE, seed=12)
+    like = posterior.GaussianLikelihood(Denoising(), y, 0.5)
+
+    def draws(which):
+        prior = build(which, sigma_range=(0.02, 100.0))
+        return posterior.sample(prior, like, posterior.MMPS(steps=6), draws=2, seed=3).samples
+
+    torch.testing.assert_close(draws(case), draws("edm"), rtol=1e-3, atol=1e-3)
+
+
+def test_minibatch_coupling_warns_that_the_score_is_approximate():
+    with pytest.warns(UserWarning, match="minibatch-OT coupling: .* approximate"):
+        Velocity(1.0, data_at_one=True, coupling="minibatch-ot")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Velocity(coupling="ot"), "coupling 'ot': wanted independent or minibatch-ot"),
+        (lambda: VarianceExploding("epsilon"), "output of a VE network 'epsilon': wanted score or scaled-score"),
+        (lambda: VarianceExploding(time="t"), "time of a VE network 't': wanted sigma or log-half"),
+        (lambda: VarianceExploding(low=2.0, high=1.0), "sigma from 2.0 to 1.0: wanted 0 < low < high"),
+        (lambda: ContinuousVP(3.0, 2.0), "beta from 3.0 to 2.0: wanted 0 < beta_min <= beta_max"),
+        (lambda: ContinuousVP(prediction="score"), "prediction type 'score'"),
+        (lambda: VariancePreserving(DDPM.flip(0)), "a list that descends"),
+        (lambda: VariancePreserving(torch.ones(3)), "a list that descends"),
+        (lambda: VariancePreserving(DDPM[None]), "a list that descends"),
+        (lambda: EDM(prediction="sample"), "EDM prediction type 'sample': wanted epsilon or v_prediction"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_continuous_clock_runs_from_zero_to_its_scale():
+    low, high = ContinuousVP(time_scale=500.0).range()
+    times = ContinuousVP(time_scale=500.0).time(torch.tensor([low, high], dtype=torch.float64))
+    torch.testing.assert_close(times, torch.tensor([500.0 * 1e-5, 500.0], dtype=torch.float64))
+    assert high == pytest.approx((np.exp(0.1 + 19.9 / 2) - 1) ** 0.5)
+
+
+def test_learned_variance_is_dropped():
+    network, parameterisation = CASES["vp-epsilon"]()
+    inner = network.write
+    network.write = lambda x, s, x0: torch.cat([inner(x, s, x0), torch.full_like(x, 7.0)], dim=1)
+    prior = NetworkPrior(network, parameterisation, SHAPE)
+    x = normal(2, *SHAPE, seed=5)
+    torch.testing.assert_close(prior.denoise(x, 0.8), GAUSSIAN.denoise(x, 0.8), rtol=1e-5, atol=1e-5)
 
 
 def test_vp_range_is_that_of_the_table():
