@@ -59,8 +59,8 @@ class GradientTwist(Twist):
     """psi = N(y; A(D), R + S), moves steered by its gradient, S constant under differentiation.
 
     S is 0 ("sharp"), r^2 A A^T with r^2 = sigma^2 t^2 / (sigma^2 + t^2), t the prior's rms ("pigdm"), or
-    sigma^2 A J A^T, J = dD/dx, the exact covariance of A x0 given x ("mmps"). Nonlinear operators are
-    linearised at D.
+    sigma^2 A J A^T, J = dD/dx, the exact covariance of A x0 given x ("mmps"). A nonlinear operator is replaced
+    by a line around D, and what that leaves is noise, see `Measurements.around`; "sharp" takes it as it is.
 
     The model's own move is driven by white noise z,
 
@@ -100,28 +100,28 @@ class GradientTwist(Twist):
     def _evaluate(self, problem: Problem, x: Tensor, sigma: float) -> tuple[Tensor, ...]:
         data, batch = self.data, len(x)
         mean, vjp = problem.denoise_with_vjp(x, sigma)
-        residual = data.residual(mean)
+        spread2 = self._spread2(problem, sigma)
         if self.kind == "sharp":
+            residual = data.residual(mean)
             white = residual / data.variance.sqrt()
             log_twist = log_normal(white, 0.5 * data.variance.log().sum())
             uphill = data.pull(mean, residual / data.variance)
             # Along the residual A A^T is this number; without it the steps of informative data overshoot.
             along = uphill.flatten(1).square().sum(1) / white.square().sum(1).clamp_min(1e-300)
-            damped = uphill.flatten(1) / (1 + self._spread2(problem, sigma) * along)[:, None]
+            damped = uphill.flatten(1) / (1 + spread2 * along)[:, None]
             shift = sigma**2 * vjp(damped.reshape(x.shape))
             return mean, log_twist, shift, self._typical_size(problem, sigma, x)
-        rows = data.rows_near(mean)
+        residual, rows, noise = data.around(mean, math.sqrt(spread2))
         if self.kind == "pigdm":
-            spread2 = self._spread2(problem, sigma)
-            root = torch.linalg.cholesky(spread2 * rows @ rows.mT + torch.diag(data.variance))
+            root = torch.linalg.cholesky(spread2 * rows @ rows.mT + noise)
             white = solve(root, residual)
-            shift = sigma**2 * vjp(data.pull(mean, solve_transposed(root, white)))
+            shift = sigma**2 * vjp((rows.mT @ solve_transposed(root, white)[:, :, None]).reshape(x.shape))
             return mean, log_normal(white, half_log_det(root)), shift, self._typical_size(problem, sigma, x)
         each = rows.unbind(-2)
         columns = [vjp(row.expand(batch, -1).reshape(x.shape)).flatten(1) for row in each]
         pulled = torch.stack(columns, 2)
         seen = rows @ pulled
-        root = _robust_root(sigma**2 * (seen + seen.mT) / 2, data.variance)
+        root = _robust_root(sigma**2 * (seen + seen.mT) / 2, noise)
         white = solve(root, residual)
         spread = sigma * torch.linalg.solve_triangular(root, pulled.mT, upper=False).mT
         shift = sigma * (spread @ white[:, :, None])[..., 0]
@@ -270,20 +270,19 @@ class ReferenceTwist(Twist):
         return log_normal(solve(root, self.data.residual(mean)), half_log_det(root))
 
 
-def _robust_root(signal: Tensor, variance: Tensor) -> Tensor:
-    """Cholesky factors of signal + R, (B, m, m).
+def _robust_root(signal: Tensor, noise: Tensor) -> Tensor:
+    """Cholesky factors of signal + noise, (B, m, m); the noise may be shared, (m, m).
 
     Where that is not positive, as a trained network's Jacobian may make it, the signal's negative eigenvalues
     are dropped.
     """
-    noise = torch.diag(variance)
     root, info = torch.linalg.cholesky_ex(signal + noise)
     for i in torch.nonzero(info).flatten().tolist():
-        kept = torch.zeros_like(noise)
+        kept = torch.zeros_like(signal[i])
         if torch.isfinite(signal[i]).all():
             values, vectors = torch.linalg.eigh(signal[i])
             kept = (vectors * values.clamp_min(0)) @ vectors.T
-        root[i] = torch.linalg.cholesky(kept + noise)
+        root[i] = torch.linalg.cholesky(kept + (noise if noise.ndim == 2 else noise[i]))
     return root
 
 
