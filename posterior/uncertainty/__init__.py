@@ -1,0 +1,70 @@
+"""Uncertainty: maps from draws, tests of calibration, and repairs with a guarantee."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "Assessment": "assessment",
+    "Curve": "_statistics",
+    "HighestDensity": "maps",
+    "IntervalRepair": "conformal",
+    "PrincipalComponents": "maps",
+    "QuantileSketch": "sketch",
+    "Quantity": "quantities",
+    "Ranks": "ranks",
+    "RegionSummary": "regions",
+    "Reliability": "probabilities",
+    "ResidualCheck": "predictive",
+    "Scores": "scores",
+    "Sparsification": "spread",
+    "SpreadRepair": "conformal",
+    "SpreadSkill": "spread",
+    "StreamingMoments": "streaming",
+    "Trial": "trials",
+    "Trials": "trials",
+    "assess": "assessment",
+    "band_energies": "quantities",
+    "calibrate": "experiments",
+    "conformal_risk_control": "conformal",
+    "crps": "scores",
+    "energy": "scores",
+    "entropy": "maps",
+    "exceedance": "maps",
+    "extremes": "quantities",
+    "function": "quantities",
+    "gaussian_experiment": "experiments",
+    "highest_density": "maps",
+    "log_likelihood": "quantities",
+    "pixels": "quantities",
+    "principal_components": "maps",
+    "rank_truths": "ranks",
+    "recalibrate_spread": "conformal",
+    "region_means": "quantities",
+    "reliability": "probabilities",
+    "residual_check": "predictive",
+    "residual_chi_square": "quantities",
+    "risk_controlling_sets": "conformal",
+    "sbc": "accuracy",
+    "score": "scores",
+    "sparsification": "spread",
+    "spread_skill": "spread",
+    "summarise_regions": "regions",
+    "tarp": "accuracy",
+    "variogram": "scores",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'posterior.uncertainty' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"posterior.uncertainty.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

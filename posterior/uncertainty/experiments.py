@@ -1,0 +1,177 @@
+"""`calibrate`: truths, data and draws of many trials, stored so that any score can be worked out later."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posterior.checkpoint import Checkpoint
+from posterior.draws import Draws
+from posterior.driver import draw_seed, sample
+from posterior.likelihoods import GaussianLikelihood, Likelihood
+from posterior.priors.analytic import GaussianPrior
+from posterior.priors.base import Affine, Prior
+from posterior.priors.empirical import EmpiricalPrior
+from posterior.samplers.base import Sampler
+from posterior.uncertainty.trials import Trial, Trials, pack, trial_path, unpack
+
+# Simulates the data of a truth (1, *event) with a generator of its own, and returns the likelihood that holds them.
+Experiment = Callable[[Tensor, torch.Generator], Likelihood]
+# Draws with a sampler of another library: likelihood, number of draws and seed to (S, *event) or Draws.
+Foreign = Callable[[Likelihood, int, int], Tensor | Draws]
+
+
+def calibrate(
+    prior: Prior,
+    experiment: Experiment,
+    sampler: Sampler | Foreign,
+    *,
+    trials: int = 100,
+    draws: int = 64,
+    seed: int = 0,
+    truths: Tensor | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    shard: tuple[int, int] = (0, 1),
+    reference: Callable[[Likelihood], Tensor | None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> Trials:
+    """Run a sampler on simulated problems: draw a truth, draw its data, draw from the posterior, store all three.
+
+    Trial i of a seed is the same in any order and after a stop: its truth, its noise and its draws have seeds of
+    their own.
+
+    Args:
+        prior: The prior, for the sampler and, unless ``truths`` are given, for the truths.
+        experiment: Takes a truth (1, *event) and a generator to the likelihood of data simulated from it; it may draw
+            a mask or a place of stations too. See `gaussian_experiment`.
+        sampler: A sampler of this package, or a function (likelihood, number of draws, seed) -> draws (S, *event).
+
+    Other arguments:
+        trials: How many.
+        draws: Draws of each; a 90 % interval takes 19.
+        seed: Of all that is random.
+        truths: Held-out events (n, *event), ``trials`` of them or more, in physical units; draws of the prior where None.
+        folder: Where to store; a later call with the same arguments goes on from there, also with more trials.
+        shard: (k, of): do the trials k, k + of, k + 2 of, ... only, for several processes that share a folder.
+        reference: Takes the likelihood to an event (*event) computed from the data, for TARP; the operator's adjoint
+            where None, if it has one.
+        progress: Called after each trial with how many are done and in all.
+        settings: Passed to `posterior.sample`: batch_size, runs, dtype.
+
+    Returns:
+        The trials; with a folder, all that are in it.
+
+    Raises:
+        ValueError: If arguments do not fit, or the prior cannot be drawn from and no truths are given.
+        SamplingError: If sampling fails, or the folder holds trials of another run.
+    """
+    _check(trials, draws, seed, truths, shard)
+    path = None if folder is None else Path(folder)
+    if path is not None:
+        path.mkdir(parents=True, exist_ok=True)
+    kept = Trials()
+    numbers = range(shard[0], trials, shard[1])
+    for done, i in enumerate(numbers, 1):
+        truth = _draw_truth(prior, draw_seed(seed, 3 * i)) if truths is None else truths[i : i + 1]
+        likelihood = experiment(truth, torch.Generator().manual_seed(draw_seed(seed, 3 * i + 1)))
+        stored = Checkpoint(
+            None if path is None else trial_path(path, i), prior, likelihood, _named(sampler), f"{seed} {draws} {settings}"
+        )
+        found = stored.load()
+        if not found:
+            made = _draw(prior, likelihood, sampler, draws, draw_seed(seed, 3 * i + 2), settings)
+            found = pack(_trial(truth[0], made, likelihood, reference or adjoint))
+            stored.save(found)
+        if path is None:
+            kept.append(unpack(found))
+        if progress is not None:
+            progress(done, len(numbers))
+    return kept if path is None else Trials(folder=path)
+
+
+def gaussian_experiment(operator: Any, sigma: Tensor | float, dtype: torch.dtype = torch.float32) -> Experiment:
+    """Data y = A(x) + sigma n with n ~ N(0, I), and a `GaussianLikelihood` of them.
+
+    Args:
+        operator: A deepinv physics or one of `operators`; its own noise model is not used.
+        sigma: Noise standard deviation in the units of the data; of complex data, that of either part.
+        dtype: Real precision of the field the operator is given.
+    """
+
+    def experiment(truth: Tensor, generator: torch.Generator) -> GaussianLikelihood:
+        with torch.no_grad():
+            clean = operator.A(truth.to(dtype))
+        parts = torch.view_as_real(clean) if clean.is_complex() else clean
+        white = torch.randn(parts.shape, generator=generator, dtype=parts.dtype).to(parts.device)
+        noise = torch.view_as_complex(white) if clean.is_complex() else white
+        # Data that are exactly zero lie off a sampling mask, where there is no noise either.
+        return GaussianLikelihood(operator, clean + sigma * noise * (clean != 0), sigma)
+
+    return experiment
+
+
+def adjoint(likelihood: Likelihood) -> Tensor | None:
+    """The operator's adjoint of the data, (*event); None if it has none."""
+    operator: Any = likelihood.operator
+    if not hasattr(operator, "A_adjoint"):
+        return None
+    with torch.no_grad():
+        return operator.A_adjoint(likelihood.y)[0]
+
+
+def _check(trials: int, draws: int, seed: int, truths: Tensor | None, shard: tuple[int, int]) -> None:
+    if trials < 1 or draws < 2 or seed < 0:
+        raise ValueError(f"calibrate: trials={trials}, draws={draws}, seed={seed}; wanted at least 1, 2 and 0")
+    if not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"calibrate: shard is {shard}; wanted (k, of) with 0 <= k < of")
+    if truths is not None and len(truths) < trials:
+        raise ValueError(f"calibrate: there are {len(truths)} truths for {trials} trials")
+
+
+def _draw_truth(prior: Prior, seed: int) -> Tensor:
+    """One draw of the prior, (1, *event), in physical units."""
+    made: Any = prior
+    if hasattr(made, "sample"):
+        return prior.affine.to_physical(made.sample(1, seed))
+    g = torch.Generator().manual_seed(seed)
+    if isinstance(prior, GaussianPrior):
+        white = torch.randn(1, *prior.event_shape, generator=g, dtype=torch.float64)
+        return prior.reference.center + prior.reference.cov.sqrt(white)
+    if isinstance(prior, EmpiricalPrior):
+        return prior.points[torch.multinomial(prior.weights, 1, generator=g)]
+    raise ValueError(f"calibrate: prior '{prior.name}' cannot be drawn from exactly; pass held-out events as truths=")
+
+
+def _draw(
+    prior: Prior, likelihood: Likelihood, sampler: Sampler | Foreign, draws: int, seed: int, settings: dict[str, Any]
+) -> Draws | Tensor:
+    if isinstance(sampler, Sampler):
+        made = sample(prior, likelihood, sampler, draws=draws, seed=seed, **settings)
+        if not made.is_posterior:
+            raise ValueError(f"calibrate: {type(sampler).__name__} returns point estimates, which have no spread to calibrate")
+        return made
+    return sampler(likelihood, draws, seed)
+
+
+def _trial(
+    truth: Tensor, made: Draws | Tensor, likelihood: Likelihood, reference: Callable[[Likelihood], Tensor | None]
+) -> Trial:
+    samples, log_weights = (made.samples, made.log_weights) if isinstance(made, Draws) else (made, None)
+    samples = samples.detach()
+    standard = likelihood.in_standard(Affine(), tuple(truth.shape))
+    y = standard.y
+    with torch.no_grad():
+        pairs = [(standard.log_prob(x), standard.chi_square(x)) for x in (m[None].to(y) for m in (truth, *samples))]
+    log_prob, chi_square = (torch.cat(values).double().cpu() for values in zip(*pairs, strict=True))
+    return Trial(truth, samples, likelihood.y, log_weights, reference(likelihood), log_prob, chi_square)
+
+
+def _named(sampler: Sampler | Foreign) -> Any:
+    """What a checkpoint knows the sampler by: a function's representation has an address that changes."""
+    return sampler if isinstance(sampler, Sampler) else getattr(sampler, "__qualname__", type(sampler).__name__)

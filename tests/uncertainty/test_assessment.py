@@ -1,0 +1,55 @@
+"""All diagnostics at once, and the room's public names."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import posterior.uncertainty
+from benchmarks.diagnostics import Toy
+from posterior.uncertainty import Trial, Trials, assess
+
+
+def above(x):
+    return (x > 0.5).flatten(1)
+
+
+def test_exact_samples_pass_and_faults_do_not():
+    toy = Toy.make()
+    whole = assess(toy.trials("exact", 100), event=above)
+    assert whole.passed() and not whole.left_out
+    assert len(whole.findings) == 11 and whole.p_value == min(1, 11 * min(f.p_value for f in whole.findings.values()))
+    lines = str(whole).splitlines()
+    assert len(lines) == 12 and lines[0].startswith("100 trials, 11 diagnostics, p = ")
+    prior = assess(toy.trials("prior only", 100), event=above)
+    assert not prior.passed() and not prior.findings["TARP"].passed() and prior.findings["SBC pixels"].passed()
+    assert "NOT consistent with exact samples" in str(prior)
+
+
+def test_what_is_missing_is_named():
+    g = torch.Generator().manual_seed(0)
+    trials = Trials(Trial(x[0], x[1:]) for x in torch.randn(30, 8, 1, generator=g))
+    found = assess(trials)
+    assert set(found.left_out) == {"TARP", "sparsification", "reliability"}
+    assert set(found.findings) == {"SBC pixels", "SBC extremes", "CRPS", "spread-skill"}
+    assert "TARP: left out, the trials have no reference" in str(found)
+    with pytest.raises(ValueError, match="there are 5 trials"):
+        assess(Trials(list(trials)[:5]))
+
+
+def test_every_public_name_is_there():
+    for name in posterior.uncertainty.__all__:
+        assert callable(getattr(posterior.uncertainty, name)), name
+    with pytest.raises(AttributeError, match="no attribute 'none'"):
+        _ = posterior.uncertainty.none
+
+
+def test_the_room_is_cheap_to_import():
+    code = (
+        "import sys, posterior.uncertainty\n"
+        "assert not {'torch', 'scipy', 'numpy'} & set(sys.modules), 'heavy'\n"
+        "posterior.uncertainty.sbc, posterior.uncertainty.StreamingMoments\n"
+        "assert not {'scipy', 'deepinv', 'matplotlib', 'xarray', 'scoringrules'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
