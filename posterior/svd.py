@@ -199,7 +199,7 @@ def _hartley(z: Tensor) -> Tensor:
     return c.real - c.imag
 
 
-def _complex_fourier(transform: Map, z: Tensor) -> Tensor:
+def _complex_fourier(transform: Callable[..., Tensor], z: Tensor) -> Tensor:
     """Orthonormal Fourier transform of a complex image (B, 2, H, W) of real and imaginary parts."""
     c = transform(torch.complex(z[:, 0], z[:, 1]), norm="ortho")
     return torch.stack([c.real, c.imag], 1)

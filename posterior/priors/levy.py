@@ -56,6 +56,8 @@ class LevyPrior(Prior):
         arXiv:2509.12821.
     """
 
+    event_shape: tuple[int, ...]
+
     def __init__(
         self,
         law: Law,
