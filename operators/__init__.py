@@ -56,7 +56,6 @@ _EXPORTS = {
     "poisson_disc_mask": "masks",
     "prewhiten": "coils",
     "radial_trajectory": "mri_trajectories",
-    "read_psf": "kernels",
     "spiral_trajectory": "mri_trajectories",
     "voronoi_density": "mri_trajectories",
 }

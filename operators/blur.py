@@ -17,15 +17,14 @@ Every product is a fast Fourier transform, so that the cost does not depend on t
 """
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import deepinv
 import numpy as np
 import torch
 from torch import Tensor
 
-from operators.kernels import centred_psf, read_psf
+from operators.kernels import centred_psf
 from operators.linear import Linear, checked, image_shape, per_member
 from operators.masks import Array
 
@@ -284,23 +283,6 @@ class PSFBlur(Blur):
 
     def __init__(self, psf: Array, shape: tuple[int, ...], boundary: Boundary = "zero", **kwargs: Any) -> None:
         super().__init__(centred_psf(psf), shape, boundary, **kwargs)
-
-    @classmethod
-    def from_fits(cls, path: str | Path, shape: tuple[int, ...], extension: int | str = 0, **kwargs: Any) -> Self:
-        """The blur of a point-spread function in a FITS file.
-
-        Args:
-            path: File.
-            shape: As for :class:`Blur`.
-            extension: Number or name of the FITS extension that holds it.
-            **kwargs: As for the class.
-
-        Raises:
-            ImportError: astropy is not installed.
-            FileNotFoundError: There is no such file.
-            ValueError: The file or its extension is no FITS image, or as for the class.
-        """
-        return cls(read_psf(path, extension), shape, **kwargs)
 
 
 def _as_kernel(kernel: Array, owner: str) -> Tensor:

@@ -1,11 +1,6 @@
 """Point-spread functions: (h, w) float64 tensors of sum 1, centred at (h // 2, w // 2)."""
 
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -121,56 +116,6 @@ def centred_psf(psf: Array) -> Tensor:
         before, after = round(centroid), n - 1 - round(centroid)
         pads.append((max(after - before, 0), max(before - after, 0)))
     return torch.nn.functional.pad(values, (*pads[1], *pads[0]))
-
-
-def read_psf(path: str | Path, extension: int | str = 0) -> Tensor:
-    """A point-spread function as it stands in a FITS file.
-
-    Args:
-        path: File.
-        extension: Number, 0 for the primary one, or name of the extension.
-
-    Returns:
-        (h, w) float64.
-
-    Raises:
-        ImportError: astropy is not installed.
-        FileNotFoundError: There is no such file.
-        ValueError: The file cannot be read as FITS, or the extension is missing or holds no image.
-    """
-    try:
-        from astropy.io import fits
-    except ImportError as error:
-        raise ImportError("read_psf needs astropy: pip install 'posterior[astronomy]'") from error
-
-    try:
-        with Path(path).open("rb") as stream, _truncation_is_an_error(), fits.open(stream) as file:
-            names = [hdu.name or str(i) for i, hdu in enumerate(file)]
-            hdu: Any = file[extension]
-            data = hdu.data
-            # the copy has the byte order of this machine, and outlives the file
-            values = None if data is None else np.array(data, dtype=np.float64)
-    except FileNotFoundError:
-        raise
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"read_psf: {path} has no extension {extension!r}; it has {len(names)}: {names[:8]}") from error
-    except (OSError, TypeError, ValueError, UserWarning) as error:
-        raise ValueError(f"read_psf: {path}, extension {extension!r}, is not a FITS image: {error}") from error
-    if values is None or values.ndim != 2:
-        got = "no data" if values is None else f"data of shape {values.shape}"
-        raise ValueError(f"read_psf: {path}, extension {extension!r}: wanted an image (h, w), got {got}")
-    return torch.from_numpy(values)
-
-
-@contextmanager
-def _truncation_is_an_error() -> Iterator[None]:
-    from astropy.io.fits.verify import VerifyWarning
-
-    with warnings.catch_warnings():
-        # astropy says what is wrong with a header once more when it then finds no image
-        warnings.simplefilter("ignore", VerifyWarning)
-        warnings.filterwarnings("error", message="File may have been truncated")
-        yield
 
 
 def _offsets(radius: int) -> tuple[Tensor, Tensor]:

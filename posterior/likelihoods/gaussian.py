@@ -79,7 +79,7 @@ class CorrelatedGaussianLikelihood(Likelihood):
                 "which a correlated noise mixes with the others; leave them out of y"
             )
         white = _WhitenedModel(model, self.covariance)
-        values = self.covariance.eigenvalues.expand(self.covariance.eigenvalues.shape)
+        values = self.covariance.eigenvalues
         copies = y[0].numel() / values.numel()
         log_scale = -0.5 * copies * float(values.log().sum())
         return StandardLikelihood(white, white.whiten(y), torch.ones_like(y), reach, log_scale=log_scale)

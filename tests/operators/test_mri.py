@@ -10,6 +10,7 @@ import torch
 import operators
 from operators import MRI, MultiCoilMRI
 from operators import mri as module
+from tests.operators.checks import check_autograd
 
 SHAPES = [(16, 12), (15, 13), (8, 9), (10, 7)]
 COILS = 3
@@ -138,19 +139,7 @@ def test_zero_off_the_mask(coils):
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning")
 @every_case
 def test_autograd_is_the_operator(coils):
-    A = build(coils, (9, 8))
-    x, v = domain_range(coils, (9, 8), 2)
-    tangent = torch.randn(x.shape, dtype=x.dtype, generator=generator(9))
-    y, forward = torch.func.jvp(A.A, (x,), (tangent,))
-    torch.testing.assert_close(forward, A.A(tangent))
-    _, vjp = torch.func.vjp(A.A, x)
-    torch.testing.assert_close(vjp(v)[0], A.A_adjoint(v))
-    _, vjp = torch.func.vjp(A.A_adjoint, y)
-    torch.testing.assert_close(vjp(x)[0], A.A(x))
-    _, vjp = torch.func.vjp(A.A_adjoint_A, x)
-    torch.testing.assert_close(vjp(tangent)[0], A.A_adjoint_A(tangent))
-    stacked = torch.func.vmap(A.A)(torch.stack((x, tangent)))
-    torch.testing.assert_close(stacked, torch.stack((A.A(x), A.A(tangent))))
+    check_autograd(build(coils, (9, 8)), (2, 9, 8))
 
 
 @every_case
