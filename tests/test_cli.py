@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 
 import posterior
 from operators import birdcage_maps
-from posterior.cli import _one_sentence, app
+from posterior.cli import app
+from posterior.cli._common import one_sentence
+from posterior.cli.demo import DEMOS
 from posterior.driver import SamplingError
 from posterior.priors.base import Affine
 from posterior.priors.loading import WEIGHTS
@@ -152,6 +154,16 @@ def test_demo(here, prior_folder):
     assert "PSNR" in result.stdout
 
 
+def test_demos_are_listed_and_mri_is_the_default(here):
+    listed = _run("demo", "--list")
+    assert listed.exit_code == 0
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == list(DEMOS)
+    for arguments in (["demo"], ["demo", "mri"]):
+        _refused(_run(*arguments, "--prior", "liver-ct"), here, "no prior 'liver-ct'")
+    assert "posterior-demo-mri-8x.nc" in _run("demo", "mri-8x", "--help").stdout.replace("-\n", "-").replace(" ", "")
+    assert _run("demo", "liver").exit_code == 2
+
+
 def test_priors_lists_what_is_bundled():
     result = _run("priors")
     assert result.exit_code == 0
@@ -255,9 +267,8 @@ def test_bad_option_is_refused(here):
 
 
 def test_no_traceback_in_a_real_process(here):
-    code = "import sys; from posterior.cli import main; sys.argv = ['posterior', *sys.argv[1:]]; main()"
     run = subprocess.run(
-        [sys.executable, "-c", code, "reconstruct", "none.h5"],
+        [sys.executable, "-m", "posterior", "reconstruct", "none.h5"],
         cwd=here,
         env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -278,8 +289,8 @@ def test_no_traceback_in_a_real_process(here):
         (MemoryError(), 2),
     ],
 )
-def test_expected_errors_become_one_sentence(error, status, capsys):
-    with pytest.raises(typer.Exit) as stopped, _one_sentence():
+def test_expected_errors_becomeone_sentence(error, status, capsys):
+    with pytest.raises(typer.Exit) as stopped, one_sentence():
         raise error
     assert stopped.value.exit_code == status
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -288,5 +299,5 @@ def test_expected_errors_become_one_sentence(error, status, capsys):
 def test_faults_of_the_program_are_not_hidden():
     for error in (TypeError, KeyError, RuntimeError):
         with pytest.raises(error), contextlib.ExitStack() as stack:
-            stack.enter_context(_one_sentence())
+            stack.enter_context(one_sentence())
             raise error("a bug")

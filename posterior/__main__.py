@@ -1,0 +1,5 @@
+"""``python -m posterior``: the command line."""
+
+from posterior.cli import main
+
+main()
