@@ -6,14 +6,15 @@ import pytest
 import torch
 
 import posterior
-from benchmarks.exact import table
 from benchmarks.exact.__main__ import main
-from benchmarks.exact.methods import GRIDS, LIBRARIES, OURS, Method, methods, run, settings_of
-from benchmarks.exact.report import choice_tables, fill, results_page
-from benchmarks.exact.runner import measure
+from benchmarks.exact.benchmark import LAYOUT, measure
+from benchmarks.exact.methods import GRIDS, LIBRARIES, OURS, methods, run, settings_of
+from benchmarks.exact.report import choice_tables, results_page
 from benchmarks.exact.scores import SCORES, Yardstick, coverage, scores, weighted_quantile
 from benchmarks.exact.suites import SUITES, build_case
 from benchmarks.exact.tuning import candidates
+from benchmarks.harness.markdown import fill
+from benchmarks.harness.runner import Method
 from benchmarks.peers.common import peer_problem
 from benchmarks.problems.nonlinear import CELLS, nonlinear
 from posterior.exact import GaussianPosterior
@@ -133,7 +134,7 @@ class TestRun:
         out = tmp_path / "rows.csv"
         arguments = ["--quick", "--draws", "16", "--workers", "1", "--silent", "--out", str(out), *self.cells]
         main([*arguments, "--methods", "GaussianBridge"])
-        first = table.read(out)
+        first = LAYOUT.read(out)
         assert {(r["cell"], r["method"]) for r in first} == {
             (c, m) for c in ("d 8, m 1", "wind speed") for m in ("exact draws", "GaussianBridge")
         }
@@ -142,11 +143,11 @@ class TestRun:
         assert "| GaussianBridge | " in page and "## Nonlinear" in page
 
         done = []
-        monkeypatch.setattr("benchmarks.exact.runner.run", lambda m, c, s=None: done.append(m.name) or run(m, c, s))
+        monkeypatch.setattr("benchmarks.exact.benchmark.run", lambda m, c, s=None: done.append(m.name) or run(m, c, s))
         main([*arguments, "--methods", "GaussianBridge", "PiGDM"])
         assert done == ["PiGDM", "PiGDM"]
         assert "2 rows computed" in capsys.readouterr().out
-        rows = table.read(out)
+        rows = LAYOUT.read(out)
         assert len(rows) == 6 and all(r in rows for r in first)
         main([*arguments, "--methods", "GaussianBridge", "PiGDM"])
         assert len(done) == 2
@@ -159,19 +160,19 @@ class TestRun:
         def explode(*_):
             raise posterior.SamplingError("values are not finite\nand more")
 
-        monkeypatch.setattr("benchmarks.exact.runner.run", explode)
+        monkeypatch.setattr("benchmarks.exact.benchmark.run", explode)
         row = measure(Method("MMPS"), case)
         assert (row["status"], row["reason"]) == ("failed", "SamplingError: values are not finite")
         assert "failed" in results_page([row]) and "values are not finite" in results_page([row])
 
     def test_a_line_cut_short_is_computed_again(self, case, tmp_path):
         path = tmp_path / "rows.csv"
-        table.write(path, [measure(Method("GaussianBridge"), case)])
+        LAYOUT.write(path, [measure(Method("GaussianBridge"), case)])
         path.write_text(path.read_text() + "mixture,d 8,1,MM")
-        assert len(table.read(path)) == 1
+        assert len(LAYOUT.read(path)) == 1
         path.write_text("a,b\n1,2\n")
         with pytest.raises(ValueError, match="has columns"):
-            table.read(path)
+            LAYOUT.read(path)
 
     def test_names_are_checked(self, monkeypatch):
         assert {m.name for m in methods(["MMPS"])} == {"exact draws", "MMPS"}

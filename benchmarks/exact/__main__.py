@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.exact import table
+from benchmarks.exact.benchmark import BENCHMARKS, LAYOUT
 from benchmarks.exact.methods import LIBRARIES, methods
 from benchmarks.exact.report import write_pages
-from benchmarks.exact.runner import Plan, run_plan
 from benchmarks.exact.suites import SUITES
 from benchmarks.exact.tuning import CELLS, tune
+from benchmarks.harness.runner import Plan, run_plan
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "exact.csv"
@@ -41,9 +41,11 @@ def main(arguments: list[str] | None = None) -> None:
         return
     path = a.out or (QUICK if a.quick else RESULTS)
     if not a.report:
-        plan = Plan(tuple(chosen), suites, tuple(a.cells) if a.cells else None, a.problems, a.draws, a.quick)
+        plan = Plan(
+            BENCHMARKS["exact"], tuple(chosen), suites, tuple(a.cells) if a.cells else None, a.problems, a.draws, a.quick
+        )
         print(f"{run_plan(plan, path, a.workers, progress=not a.silent)} rows computed, {path}")
-    rows = table.read(path)
+    rows = LAYOUT.read(path)
     if rows:
         official = path == RESULTS
         write_pages(rows, PAGE if official else path.with_suffix(".md"), CHOOSING if official else None)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import posterior
 from benchmarks.exact.suites import SUITES, Case
+from benchmarks.harness.runner import Method
 
 PEERS = Path(__file__).parent.parent / "peers"
 GRIDS = PEERS / "grids.json"
@@ -48,19 +49,6 @@ FEWER = {
     "nonlinear": {"DPS": 2, "LGD": 2, "DAPS": 2, "PnPDM": 2, "REDDiff": 2},
     "random field": {"DPS": 2, "LGD": 2, "DAPS": 2, "PnPDM": 2},
 }
-
-
-@dataclass(frozen=True)
-class Method:
-    """One line of the table.
-
-    Args:
-        name: A sampler of ours, "deepinv ..." or "azula ...", or `EXACT`.
-        setting: "default" or "tuned".
-    """
-
-    name: str
-    setting: str = "default"
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.exact.methods import EXACT, LIBRARIES, OURS
 from benchmarks.exact.suites import SUITES
-from benchmarks.exact.table import Row
+from benchmarks.harness.markdown import cell, fill, groups, label, markdown, mean, reasons
+from benchmarks.harness.table import Row
 
 HEADER = """# Measured: samplers against exact posteriors
 
@@ -29,37 +28,14 @@ denoiser is exact and a posterior that is known, so each error below is the samp
 """
 
 
-def groups(rows: list[Row], *columns: str) -> dict[tuple[str, ...], list[Row]]:
-    """Rows that agree in ``columns``."""
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault(tuple(row[c] for c in columns), []).append(row)
-    return found
-
-
-def mean(rows: list[Row], column: str) -> float:
-    """Over the rows that have a value."""
-    values = [float(r[column]) for r in rows if r[column]]
-    return sum(values) / len(values) if values else math.nan
-
-
 def bias(rows: list[Row]) -> float:
     """Root of the mean squared bias; Monte-Carlo error can leave less than nothing."""
     return math.sqrt(max(0.0, mean(rows, "bias2")))
 
 
-def cell(value: float, digits: int = 2) -> str:
-    """A number, or nothing."""
-    if not math.isfinite(value):
-        return ""
-    return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.3g}"
-
-
-def label(rows: list[Row]) -> str:
+def marked(rows: list[Row]) -> str:
     """The method and its setting, marked where it gives point estimates."""
-    first = rows[0]
-    setting = ", tuned" if first["setting"] == "tuned" else ""
-    return first["method"] + setting + ("\\*" if any(r["point"] for r in rows) else "")
+    return label(rows[0]) + ("\\*" if any(r["point"] for r in rows) else "")
 
 
 def ordered(rows: list[Row]) -> list[list[Row]]:
@@ -70,23 +46,13 @@ def ordered(rows: list[Row]) -> list[list[Row]]:
     return [found[k] for k in sorted(found, key=lambda k: (order.index(k[0]) if k[0] in order else len(order), k))]
 
 
-def markdown(head: Iterable[str], body: Iterable[Iterable[str]]) -> list[str]:
-    """A table."""
-    head = list(head)
-    return [_line(head), _line(["---"] * len(head)), *(_line(row) for row in body)]
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
 def ratio_table(rows: list[Row], cells: list[str]) -> list[str]:
     """W2 ratio in every cell."""
     body = []
     for of_method in ordered(rows):
         by_cell = groups(of_method, "cell")
         values = [_ratio(by_cell.get((c,), [])) for c in cells]
-        body.append([label(of_method), *values, _problems(of_method)])
+        body.append([marked(of_method), *values, _problems(of_method)])
     return markdown(["W2 ratio", *cells, "problems"], body)
 
 
@@ -108,7 +74,7 @@ def moment_table(rows: list[Row]) -> list[str]:
     head = ["mean over cells", "bias", "std", "std error", "worst tenth", "coverage", *(["modes"] if modes else [])]
     body = []
     for of_method in ordered([r for r in rows if r["status"] == "ok"]):
-        line = [label(of_method), cell(bias(of_method)), *(cell(mean(of_method, c)) for c in ("std_ratio", "std_error"))]
+        line = [marked(of_method), cell(bias(of_method)), *(cell(mean(of_method, c)) for c in ("std_ratio", "std_error"))]
         line += [cell(mean(of_method, "worst_std")), cell(mean(of_method, "coverage90"))]
         line += [cell(mean(of_method, "mode_error"))] if modes else []
         body.append([*line, *costs(of_method)])
@@ -119,16 +85,6 @@ def costs(rows: list[Row]) -> list[str]:
     """Calls, products and seconds for 100 draws."""
     seconds = sum(100 * float(r["seconds"]) / float(r["draws"]) for r in rows) / len(rows)
     return [cell(mean(rows, "nfe"), 0), cell(mean(rows, "vjps"), 0), cell(seconds)]
-
-
-def reasons(rows: list[Row]) -> list[str]:
-    """Why rows have no figures, in the methods' own words."""
-    bad = groups([r for r in rows if r["status"] != "ok"], "method", "setting", "status", "reason")
-    lines = []
-    for (method, setting, status, reason), these in sorted(bad.items()):
-        where = ", ".join(sorted({f"{r['suite']} {r['cell']}" for r in these}))
-        lines.append(f"- {method}{', tuned' if setting == 'tuned' else ''}: {status} on {where}: `{reason}`")
-    return lines
 
 
 def results_page(rows: list[Row]) -> str:
@@ -157,7 +113,7 @@ def choice_tables(rows: list[Row]) -> dict[str, list[str]]:
     errors, spent = [], []
     for of_method in ordered(ours):
         by_suite = groups(of_method, "suite")
-        line, cost = [label(of_method)], [label(of_method)]
+        line, cost = [marked(of_method)], [marked(of_method)]
         for suite in suites:
             these = by_suite.get((suite,), [])
             fine = [r for r in these if r["status"] == "ok"]
@@ -175,21 +131,6 @@ def choice_tables(rows: list[Row]) -> dict[str, list[str]]:
         "errors": markdown(["W2 ratio / bias / std / coverage", *suites], errors),
         "costs": markdown(["calls / VJPs / s for 100 draws", *suites], spent),
     }
-
-
-def fill(page: str, tables: dict[str, list[str]]) -> str:
-    """The page with each block ``<!-- table NAME -->`` to ``<!-- end -->`` replaced.
-
-    Raises:
-        ValueError: If the page lacks a block.
-    """
-    for name, lines in tables.items():
-        pattern = re.compile(rf"<!-- table {name} -->\n.*?<!-- end -->", re.DOTALL)
-        if not pattern.search(page):
-            raise ValueError(f"the page has no block '<!-- table {name} -->'")
-        block = "\n".join([f"<!-- table {name} -->", "", *lines, "", "<!-- end -->"])
-        page = pattern.sub(lambda _, block=block: block, page)
-    return page
 
 
 def write_pages(rows: list[Row], results: Path, choosing: Path | None) -> None:

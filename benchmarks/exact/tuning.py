@@ -6,9 +6,10 @@ import itertools
 import json
 import math
 
-from benchmarks.exact.methods import GRIDS, TUNED, Method
-from benchmarks.exact.runner import measure
+from benchmarks.exact.benchmark import measure
+from benchmarks.exact.methods import GRIDS, TUNED
 from benchmarks.exact.suites import SUITES, Case, build_case
+from benchmarks.harness.runner import Method
 
 FIRST = 1000  # problems from here on are for development
 CELLS = {

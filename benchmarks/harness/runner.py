@@ -4,22 +4,69 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
-import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.exact import table
-from benchmarks.exact.methods import Method, problems_of, run, takes_part
-from benchmarks.exact.scores import scores
-from benchmarks.exact.suites import SUITES, Case, build_case
+from benchmarks.harness import table
 
 _channel: Any = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the tables.
+
+    Args:
+        name: A sampler of ours, "deepinv ...", "azula ...", or a method that the benchmark itself brings.
+        setting: "default", "tuned", or another name that the benchmark gives to keyword arguments.
+    """
+
+    name: str
+    setting: str = "default"
+
+
+class Benchmark(ABC):
+    """Problems, methods, and how a method is measured on a problem.
+
+    Attributes:
+        name: What the command line calls it.
+        module: Where the instance ``BENCHMARKS[name]`` is found by the processes that work on it.
+        layout: Columns of its results.
+        suites: Names of the families of problems.
+    """
+
+    name: str
+    module: str
+    layout: table.Layout
+    suites: tuple[str, ...]
+
+    @abstractmethod
+    def cells(self, suite: str) -> tuple[str, ...]:
+        """Kinds of problem of a suite."""
+
+    @abstractmethod
+    def methods(self, names: list[str] | None = None) -> list[Method]:
+        """Those asked for, or all."""
+
+    @abstractmethod
+    def problems(self, method: Method, suite: str, cell: str) -> int:
+        """How many problems a full run gives the method; none where it takes no part."""
+
+    @abstractmethod
+    def build(self, suite: str, cell: str, problem: int, quick: bool = False, draws: int | None = None) -> Any:
+        """One problem."""
+
+    @abstractmethod
+    def measure(self, method: Method, case: Any, settings: dict[str, Any] | None = None) -> table.Row:
+        """One row; a method that cannot run the problem, or comes to nothing, has its own words for the reason."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +74,7 @@ class Plan:
     """What to run.
 
     Args:
+        benchmark: Of what.
         methods: Which methods.
         suites: Names of suites.
         cells: Cells, all where None.
@@ -35,6 +83,7 @@ class Plan:
         quick: Whether one small problem a cell will do.
     """
 
+    benchmark: Benchmark
     methods: tuple[Method, ...]
     suites: tuple[str, ...]
     cells: tuple[str, ...] | None = None
@@ -46,30 +95,48 @@ class Plan:
         """One for each problem with rows still to be computed, problem by problem so that all cells fill together."""
         found = []
         for name in self.suites:
-            for problem in range(max(self._count(m, name) for m in self.methods)):
-                for cell in SUITES[name].cells:
-                    wanted = tuple(m for m in self.methods if takes_part(m, name) and problem < self._count(m, name))
+            cells = [c for c in self.benchmark.cells(name) if self.cells is None or c in self.cells]
+            counts = {(m, c): self._count(m, name, c) for m in self.methods for c in cells}
+            for problem in range(max(counts.values(), default=0)):
+                for cell in cells:
+                    wanted = [m for m in self.methods if problem < counts[m, cell]]
                     left = tuple(m for m in wanted if (name, cell, str(problem), m.name, m.setting) not in done)
-                    if left and (self.cells is None or cell in self.cells):
-                        found.append(Job(name, cell, problem, left, self.quick, self.draws))
+                    if left:
+                        found.append(Job(self.benchmark, name, cell, problem, left, self.quick, self.draws))
         return found
 
-    def _count(self, method: Method, suite: str) -> int:
-        if self.problems is not None:
-            return self.problems
-        return 1 if self.quick else problems_of(method, suite)
+    def _count(self, method: Method, suite: str, cell: str) -> int:
+        own = self.benchmark.problems(method, suite, cell)
+        if not own:
+            return 0
+        return self.problems if self.problems is not None else 1 if self.quick else own
 
 
 @dataclass(frozen=True)
 class Job:
     """Some methods on one problem."""
 
+    benchmark: Benchmark
     suite: str
     cell: str
     problem: int
     methods: tuple[Method, ...]
     quick: bool
     draws: int | None
+
+    def __call__(self, keep: Callable[[table.Row], None]) -> None:
+        """Compute the rows, one at a time."""
+        case = self.benchmark.build(self.suite, self.cell, self.problem, self.quick, self.draws)
+        for method in self.methods:
+            keep(self.benchmark.measure(method, case))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rest = (self.suite, self.cell, self.problem, self.methods, self.quick, self.draws)
+        return _job, (self.benchmark.module, self.benchmark.name, rest)
+
+
+def _job(module: str, name: str, rest: tuple[Any, ...]) -> Job:
+    return Job(import_module(module).BENCHMARKS[name], *rest)
 
 
 def run_plan(plan: Plan, path: Path, workers: int = 2, progress: bool = True) -> int:
@@ -78,63 +145,36 @@ def run_plan(plan: Plan, path: Path, workers: int = 2, progress: bool = True) ->
     Returns:
         How many rows were computed.
     """
-    rows = {table.key(r): r for r in table.read(path)}
+    layout = plan.benchmark.layout
+    rows = {table.key(r): r for r in layout.read(path)}
     jobs = plan.jobs(set(rows))
     total = sum(len(job.methods) for job in jobs)
     with _bar(total, progress) as report:
 
         def keep(row: table.Row) -> None:
             rows[table.key(row)] = row
-            table.write(path, list(rows.values()))
+            layout.write(path, list(rows.values()))
             report(row)
 
         if workers > 1 and len(jobs) > 1:
             _in_processes(jobs, workers, keep)
         else:
             for job in jobs:
-                _work(job, keep)
+                job(keep)
     return total
-
-
-def measure(method: Method, case: Case, settings: dict[str, Any] | None = None) -> table.Row:
-    """One row; a method that cannot run the problem, or comes to nothing, has its own words for the reason."""
-    row = dict.fromkeys(table.COLUMNS, "")
-    known = (case.suite, case.cell, str(case.problem), method.name, method.setting)
-    row |= dict(zip(table.KEY, known, strict=True))
-    row |= {"draws": str(case.draws), "versions": table.versions()}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            out = run(method, case, settings)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        return row | {"status": "n/a", "reason": _first_line(error)}
-    except (ArithmeticError, RuntimeError) as error:
-        return row | {"status": "failed", "reason": _first_line(error)}
-    found = scores(out.samples, out.weights, case.yardstick, case.floor)
-    cost = {"nfe": out.nfe, "vjps": out.vjps, "seconds": out.seconds}
-    row |= {k: table.number(v) for k, v in {**found, **cost}.items()}
-    return row | {"status": "ok", "point": "yes" if out.point else "", "settings": out.settings}
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"[:300]
-
-
-def _work(job: Job, keep: Callable[[table.Row], None]) -> None:
-    case = build_case(SUITES[job.suite], job.cell, job.problem, job.quick, job.draws)
-    for method in job.methods:
-        keep(measure(method, case))
 
 
 def _start(channel: Any) -> None:
     global _channel
+    from posterior._memory import keep_large_blocks
+
     torch.set_num_threads(1)
+    keep_large_blocks()
     _channel = channel
 
 
 def _work_apart(job: Job) -> None:
-    _work(job, _channel.put)
+    job(_channel.put)
 
 
 def _in_processes(jobs: list[Job], workers: int, keep: Callable[[table.Row], None]) -> None:

@@ -1,0 +1,128 @@
+"""A results file: one row for each suite, cell, problem, method and setting, with all it takes to make the row again."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import subprocess
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+KEY = ("suite", "cell", "problem", "method", "setting")
+COST = ("nfe", "vjps", "seconds")
+SINCE = ("machine", "revision")  # columns that files of before may lack
+PACKAGES = ("posterior", "torch", "deepinv", "azula")
+ROOT = Path(__file__).parent.parent.parent
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a results file.
+
+    Args:
+        scores: Names of the figures of a row.
+        cost: Names of what the row cost.
+    """
+
+    scores: tuple[str, ...]
+    cost: tuple[str, ...] = COST
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns in order."""
+        return (*KEY, "status", "reason", "draws", "point", *self.scores, *self.cost, "settings", "versions", *SINCE)
+
+    def blank(self, known: tuple[str, ...], draws: int) -> Row:
+        """A row of the key ``known`` that says where and with what it is made, and nothing else."""
+        row = dict.fromkeys(self.columns, "") | dict(zip(KEY, known, strict=True))
+        return row | {"draws": str(draws), "versions": versions(), "machine": machine(), "revision": revision()}
+
+    def read(self, path: Path) -> list[Row]:
+        """All complete rows; a line that a killed run left half written is not one.
+
+        Raises:
+            ValueError: If the file has other columns.
+        """
+        if not path.exists():
+            return []
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            names = tuple(reader.fieldnames or ())
+            if names not in (self.columns, tuple(c for c in self.columns if c not in SINCE)):
+                raise ValueError(f"{path} has columns {list(names)}; wanted {list(self.columns)}")
+            blank = dict.fromkeys(SINCE, "")
+            return [blank | row for row in reader if None not in row and None not in row.values() and row["versions"]]
+
+    def write(self, path: Path, rows: list[Row]) -> None:
+        """All rows, sorted, so that the file does not depend on the order of work; replaced only once it is whole."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ordered = sorted(rows, key=lambda r: (*key(r)[:2], int(r["problem"]), *key(r)[3:]))
+        fresh = path.with_suffix(".partial")
+        with fresh.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(ordered)
+        fresh.replace(path)
+
+
+def key(row: Row) -> tuple[str, ...]:
+    """What a row is known by."""
+    return tuple(str(row[k]) for k in KEY)
+
+
+def number(value: float, digits: int = 6) -> str:
+    """So many significant digits; empty for NaN."""
+    return "" if value != value else f"{value:.{digits}g}"
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"[:300]
+
+
+@cache
+def versions() -> str:
+    """Of the packages that have a part in the figures."""
+    return ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        if name == "posterior":  # a checkout that is not installed
+            return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+        return "not installed"
+
+
+@cache
+def machine() -> str:
+    """Processor, cores that this process may use, and system."""
+    processor = platform.processor() or platform.machine()
+    cpu = Path("/proc/cpuinfo")
+    if cpu.exists():
+        models = [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
+        processor = models[0] if models else processor
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{processor}, {cores} cores, {platform.system()}"
+
+
+@cache
+def revision() -> str:
+    """The commit that is checked out, with "+" where code that has a part in the figures differs from it."""
+    try:
+        commit = _git("rev-parse", "--short=10", "HEAD")
+        changed = _git("status", "--porcelain", "--", "posterior", "operators", "benchmarks/*.py", "data/priors")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
