@@ -374,7 +374,7 @@ class Draws:
         """A figure of mean and standard deviation and, where the truth is known, of the error.
 
         Complex draws are shown by their magnitude, point estimates without standard deviation unless that is
-        allowed. See `posterior.draws_io.plot`.
+        allowed. See `posterior.figures.panel.reconstruction`.
 
         Args:
             truth: The true event, (*event); that of the draws by default.
@@ -384,9 +384,9 @@ class Draws:
         Returns:
             A matplotlib figure, which pyplot knows nothing of.
         """
-        from posterior.draws_io import plot
+        from posterior.figures.panel import reconstruction
 
-        return plot(self, truth, path, allow_point_estimate=allow_point_estimate)
+        return reconstruction(self, truth, path=path, allow_point_estimate=allow_point_estimate)
 
     def _facts(self) -> dict[str, str]:
         stats = self.stats

@@ -1,4 +1,4 @@
-"""Draws at the edges of the package: labelled trees, files and figures.
+"""Draws at the edges of the package: labelled trees and files.
 
 A tree follows the schema of ArviZ 1.x and the CF conventions, and is built with xarray alone.
 """
@@ -8,13 +8,12 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import math
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +25,10 @@ from torch import Tensor
 from posterior.draws import STATISTICS, Draws, Stats
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from xarray import DataTree, Variable
 
 _LIBRARY = "posterior"
 _SUFFIXES = (".nc", ".zarr")
-_ROWS = 6  # channels or levels that a figure shows
 
 
 def to_datatree(draws: Draws) -> DataTree:
@@ -304,140 +300,3 @@ def _variable(tree: DataTree, group: str, name: str) -> Variable | None:
 def _tensor(variable: Variable) -> Tensor:
     values = torch.from_numpy(np.asarray(variable.values))
     return torch.view_as_complex(values) if variable.dims[-1:] == ("complex",) else values
-
-
-def plot(
-    draws: Draws,
-    truth: Tensor | None = None,
-    path: str | os.PathLike[str] | None = None,
-    *,
-    allow_point_estimate: bool = False,
-) -> Figure:
-    """Panels of mean and standard deviation and, where the truth is known, of truth and error.
-
-    Fields with two axes or more are shown as images of the last two, one row for each index of the others
-    (the first six); fields with one as lines, with the 90 % interval or the widest that the draws support.
-
-    Args:
-        draws: What to show.
-        truth: The true event; that of the draws by default.
-        path: Where to write the figure too.
-        allow_point_estimate: Show the scatter of point estimates too.
-
-    Returns:
-        A figure that pyplot knows nothing of.
-
-    Raises:
-        ValueError: If the truth does not have the shape of an event, or an event is a single number.
-    """
-    from matplotlib.figure import Figure
-
-    if truth is not None:
-        draws = replace(draws, truth=truth.to(draws.samples))
-    colours = "gray" if draws.kind == "complex" else "cividis"
-    if draws.kind == "complex":
-        draws = draws.magnitude()
-    if not draws.event_shape:
-        raise ValueError("Draws.plot: an event is a single number; wanted at least one axis")
-    uncertain = (draws.is_posterior or allow_point_estimate) and draws.n_effective > 1 + 1e-6
-
-    mean = draws.mean
-    panels: dict[str, Tensor] = {"mean" if draws.is_posterior else "estimate": mean}
-    std = draws.spread(allow_point_estimate) if uncertain else None
-    if std is not None:
-        panels["standard deviation"] = std
-    if draws.truth is not None:
-        error = mean - draws.truth.to(mean)
-        panels |= {"truth": draws.truth, "error": error}
-        if std is not None:
-            panels["|error| / standard deviation"] = (error.abs() / std.clamp_min(1e-30)).clamp_max(1e3)
-
-    image = len(draws.event_shape) > 1
-    if not image:
-        panels.pop("truth", None)  # it shares the axes of the mean
-    rows = min(_ROWS, math.prod(draws.event_shape[:-2])) if image else 1
-    figure = Figure(figsize=(3.6 * len(panels), 3.2 * rows), layout="constrained")
-    axes = figure.subplots(rows, len(panels), squeeze=False)
-    for row in range(rows):
-        fields = {title: _array(v).reshape(-1, *draws.event_shape[-2:])[row] for title, v in panels.items()}
-        shown = [fields[title] for title in ("mean", "estimate", "truth") if title in fields]
-        limits = (float(np.min(shown)), float(np.max(shown)))
-        for ax, (title, values) in zip(axes[row], fields.items(), strict=True):
-            ax.set_title(f"{title} [{row}]" if rows > 1 else title)
-            if image:
-                _image(draws, figure, ax, title, values, colours, limits)
-            else:
-                _line(draws, ax, title, values, std is not None)
-    if path is not None:
-        target = Path(path)
-        with replacing(target) as partial:
-            figure.savefig(partial, format=target.suffix[1:] or "png", dpi=150)
-    return figure
-
-
-def _unit(units: str) -> str:
-    return "dimensionless" if units == "1" else units
-
-
-def _label(draws: Draws, dim: str) -> str:
-    units = draws.coords[dim].attrs.get("units", "") if dim in draws.coords else ""
-    return f"{dim} ({units})" if units else dim
-
-
-def _image(
-    draws: Draws,
-    figure: Figure,
-    ax: Axes,
-    title: str,
-    values: np.ndarray,
-    colours: str,
-    limits: tuple[float, float],
-) -> None:
-    units, extend = _unit(draws.units), "neither"
-    top = float(np.abs(values).max()) or 1.0
-    if title == "error":
-        colours, limits = "RdBu_r", (-top, top)  # white where there is none
-    elif title == "standard deviation":
-        colours, limits = "viridis", (0, top)
-    elif title.startswith("|error|"):
-        colours, limits, units, extend = "magma", (0, 3), "standard deviations", "max"
-    style = {"cmap": colours, "vmin": limits[0], "vmax": limits[1]}
-    y, x = draws.dims[-2:]
-    if all(dim in draws.coords and _is_axis(draws.coords[dim].values) for dim in (y, x)):
-        across, down = draws.coords[x].values, draws.coords[y].values
-        mesh = ax.pcolormesh(across, down, values, shading="nearest", rasterized=True, **style)
-        if draws.coords[x].attrs.get("units") == draws.coords[y].attrs.get("units"):
-            ax.set_aspect("equal")
-    else:
-        mesh = ax.imshow(values, interpolation="nearest", **style)
-    ax.set_xlabel(_label(draws, x))
-    ax.set_ylabel(_label(draws, y))
-    figure.colorbar(mesh, ax=ax, label=units, extend=extend)
-
-
-def _is_axis(values: np.ndarray) -> bool:
-    """Whether a coordinate is numeric and monotonic, so that it can be drawn to scale."""
-    if len(values) < 2 or values.dtype.kind not in "iuf":
-        return False
-    steps = np.diff(values)
-    return bool((steps > 0).all() or (steps < 0).all())
-
-
-def _line(draws: Draws, ax: Axes, title: str, values: np.ndarray, uncertain: bool) -> None:
-    (x,) = draws.dims
-    across = draws.coords[x].values if x in draws.coords else np.arange(len(values))
-    if title in ("mean", "estimate"):
-        if uncertain:
-            level = min(0.9, (draws.n_effective - 1) / (draws.n_effective + 1) * 0.999)
-            lower, upper = map(_array, draws.interval(level, allow_point_estimate=True))
-            label = f"{100 * level:.0f} % interval"
-            ax.fill_between(across, lower, upper, color="#0072b2", alpha=0.3, linewidth=0, label=label)
-        if draws.truth is not None:
-            ax.plot(across, _array(draws.truth), color="black", linestyle="--", linewidth=1, label="truth")
-    ax.plot(across, values, color="#0072b2", label=title)
-    if title == "error":
-        ax.axhline(0, color="black", linewidth=0.5)
-    if len(ax.get_legend_handles_labels()[1]) > 1:
-        ax.legend()
-    ax.set_xlabel(_label(draws, x))
-    ax.set_ylabel("standard deviations" if title.startswith("|error|") else _unit(draws.units))

@@ -362,7 +362,7 @@ def test_figure(result, tmp_path):
         "standard deviation",
         "absolute error",
     ]
-    bars = [ax.get_ylabel() for ax in drawn.axes if ax.get_ylabel()]
+    bars = [bar.get_ylabel() for ax in drawn.axes for bar in ax.child_axes]
     assert bars == ["file units"] * 6
     drawn.savefig(tmp_path / "out.png")
     assert matplotlib.image.imread(tmp_path / "out.png").shape[0] > 500

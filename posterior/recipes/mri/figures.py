@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from posterior.figures.fields import Plane, array, image
+from posterior.figures.style import MAGNITUDE, SPREAD, Scale, new_figure
 from posterior.recipes.mri.results import LEVEL, UNITS, Result
 
 if TYPE_CHECKING:
@@ -26,43 +28,36 @@ def figure(result: Result) -> Figure:
     Returns:
         A matplotlib figure that pyplot knows nothing of; it has no window and is saved with ``savefig``.
     """
-    from matplotlib.figure import Figure
-
     shown = dict(result.images)
     mean_name = list(shown)[-1]
     mean = shown[mean_name]
     white = float(torch.quantile(mean.flatten(), 0.995)) or 1.0
-    panels: list[tuple[str, Tensor, str, float]] = [(name, image, "gray", white) for name, image in _labelled(result).items()]
+    panels: list[tuple[str, Tensor, str, float]] = [(n, x, MAGNITUDE, white) for n, x in _labelled(result).items()]
     error = None if result.truth is None else (mean - result.truth).abs()
     spread = [v for v in (result.std, error) if v is not None]
     top = max((float(torch.quantile(v.flatten(), 0.998)) for v in spread), default=0.0) or 1.0
     if result.truth is not None:
-        panels.insert(0, ("reference", result.truth, "gray", white))
+        panels.insert(0, ("reference", result.truth, MAGNITUDE, white))
     else:
-        panels.insert(0, (f"sampled k-space: {result.problem.facts.get('sampled', '')}", result.problem.mask, "gray", 1))
+        panels.insert(0, (f"sampled k-space: {result.problem.facts.get('sampled', '')}", result.problem.mask, MAGNITUDE, 1))
         one = torch.linalg.vector_norm(result.draws.samples[0], dim=0)
-        panels.append(("one draw", one, "gray", white))
+        panels.append(("one draw", one, MAGNITUDE, white))
     if result.std is not None:
-        panels.append(("standard deviation", result.std, "viridis", top))
+        panels.append(("standard deviation", result.std, SPREAD, top))
     if error is not None:
-        panels.append(("absolute error", error, "viridis", top))
+        panels.append(("absolute error", error, SPREAD, top))
 
-    dy, dx = result.problem.voxel_size or (1.0, 1.0)
+    where = Plane(("y", "x"), result.draws.coords)
     rows, columns = 2, (len(panels) + 1) // 2
-    height, width = mean.shape[0] * dy, mean.shape[1] * dx
-    drawn = Figure(figsize=(columns * (2.9 * width / height + 1.1), rows * 3.3), layout="constrained")
+    tall = where.shape_on_paper((mean.shape[0], mean.shape[1]))
+    drawn = new_figure(columns * (2.9 / tall + 1.1), rows * 3.3)
     axes = drawn.subplots(rows, columns, squeeze=False)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
-    for ax, (title, image, colours, limit) in zip(axes.flat, panels, strict=False):
-        picture = ax.imshow(image.numpy(), cmap=colours, vmin=0, vmax=limit, aspect=dy / dx, interpolation="nearest")
-        ax.set_title(title, fontsize=10)
-        ax.set_xticks([])
-        ax.set_yticks([])
-        if not title.startswith("sampled"):
-            bar = drawn.colorbar(picture, ax=ax, fraction=0.046, extend="max")
-            bar.set_label(UNITS, fontsize=8)
-            bar.ax.tick_params(labelsize=8)
+    for ax, (title, values, colours, limit) in zip(axes.flat, panels, strict=False):
+        scale = Scale(colours, 0.0, limit, UNITS, "max")
+        measured = title.startswith("sampled")  # a mask of k-space: neither millimetres nor units
+        image(ax, array(values), None if measured else where, scale, title, bar=not measured, ticks=False)
     drawn.suptitle(_headline(result), fontsize=10)
     return drawn
 

@@ -1,0 +1,239 @@
+"""One event on its axes: an image, a map on latitude and longitude with coastlines, or a line."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from posterior.figures.style import Scale
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colorbar import Colorbar
+
+    from posterior.draws import Draws
+
+_NAMES = {"latitude": ("lat", "latitude", "degrees_north"), "longitude": ("lon", "longitude", "degrees_east")}
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The last two axes of an event.
+
+    Args:
+        dims: Names of the vertical and the horizontal axis.
+        coords: Their coordinates, as xarray.DataArray, where there are any.
+    """
+
+    dims: tuple[str, str]
+    coords: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def geographic(self) -> bool:
+        """Whether they are latitude and longitude."""
+        y, x = self.dims
+        return _is("latitude", y, self.coords.get(y)) and _is("longitude", x, self.coords.get(x)) and self.to_scale
+
+    @property
+    def to_scale(self) -> bool:
+        """Whether both have coordinates that are numbers in order."""
+        return all(dim in self.coords and _is_axis(self.coords[dim].values) for dim in self.dims)
+
+    @property
+    def aspect(self) -> float:
+        """Height on paper of one unit of y over the width of one of x; of one pixel where there are no coordinates."""
+        y, x = (self.coords.get(dim) for dim in self.dims)
+        if y is None or x is None or not self.to_scale:
+            return 1.0
+        if self.geographic:
+            return 1 / max(0.1, math.cos(math.radians(float(y.values.mean()))))
+        if y.attrs.get("units") == x.attrs.get("units"):
+            return 1.0
+        return abs(float(x.values[-1] - x.values[0])) / abs(float(y.values[-1] - y.values[0]))
+
+    def shape_on_paper(self, shape: tuple[int, int]) -> float:
+        """Height over width of an image of a shape (rows, columns)."""
+        if not self.to_scale:
+            return shape[0] / shape[1]
+        spans = [
+            abs(float(v[-1] - v[0])) * n / (n - 1) for v, n in ((self.coords[d].values, self.coords[d].size) for d in self.dims)
+        ]
+        return self.aspect * spans[0] / spans[1]
+
+
+def plane(draws: Draws) -> Plane:
+    """The last two axes of draws, for events of two axes or more."""
+    y, x = draws.dims[-2:]
+    return Plane((y, x), {dim: draws.coords[dim] for dim in (y, x) if dim in draws.coords})
+
+
+def image(
+    ax: Axes, values: np.ndarray, where: Plane | None, scale: Scale, title: str = "", *, bar: bool = True, ticks: bool = True
+) -> Any:
+    """Draw values (rows, columns), with a bar that has their units.
+
+    Row 0 is on top, as in an image, unless the vertical axis is a latitude or its coordinate says it is positive up.
+
+    Args:
+        ax: Where to.
+        values: What; grey where it is not finite.
+        where: Its axes; pixels where None.
+        scale: Its colours.
+        title: Above it.
+
+    Other arguments:
+        bar: Whether to add a colour bar.
+        ticks: Whether the axes are labelled.
+
+    Returns:
+        The artist, a matplotlib ``AxesImage`` or ``QuadMesh``.
+    """
+    where = where or Plane(("", ""))
+    values = np.where(np.isfinite(values), values, np.nan)
+    if where.to_scale:
+        y, x = (where.coords[dim].values for dim in where.dims)
+        drawn = ax.pcolormesh(x, y, values, shading="nearest", rasterized=True, **scale.style)
+        ax.set_aspect(where.aspect)
+        if not _points_up(where, y) and not ax.yaxis_inverted():
+            ax.invert_yaxis()
+        if where.geographic:
+            _coastlines(ax, x, y)
+    else:
+        drawn = ax.imshow(values, interpolation="nearest", **scale.style)
+    if title:
+        ax.set_title(title, fontsize=10)
+    if ticks:
+        _label(ax, where)
+    else:
+        ax.set_xticks([])
+        ax.set_yticks([])
+    if bar:
+        colour_bar(ax, drawn, scale)
+    return drawn
+
+
+def colour_bar(ax: Axes, drawn: Any, scale: Scale) -> Colorbar:
+    """A bar with units, as high as the axes that it stands beside."""
+    bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((1.03, 0.0, 0.045, 1.0)), extend=scale.extend)
+    bar.set_label(scale.units, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    if not scale.log:
+        bar.formatter.set_powerlimits((-3, 4))  # pyright: ignore[reportAttributeAccessIssue]
+    return bar
+
+
+def axis_label(dim: str, coordinate: Any) -> str:
+    """Name and units of an axis."""
+    units = unit_of(coordinate)
+    return f"{dim} ({units})" if units else dim
+
+
+def unit_of(coordinate: Any) -> str:
+    """Units of a coordinate as people write them; empty where it has none."""
+    units = "" if coordinate is None else str(coordinate.attrs.get("units", ""))
+    return {"degrees_north": "°N", "degrees_east": "°E", "1": ""}.get(units, units)
+
+
+def _label(ax: Axes, where: Plane) -> None:
+    y, x = where.dims
+    ax.tick_params(labelsize=8)
+    if where.geographic:
+        ax.xaxis.set_major_formatter(lambda v, _: _degrees((v + 180) % 360 - 180, "EW"))
+        ax.yaxis.set_major_formatter(lambda v, _: _degrees(v, "NS"))
+        ax.locator_params(nbins=5)
+        return
+    ax.set_xlabel(axis_label(x, where.coords.get(x)), fontsize=9)
+    ax.set_ylabel(axis_label(y, where.coords.get(y)), fontsize=9)
+
+
+def _degrees(value: float, sides: str) -> str:
+    side = "" if value == 0 else sides[0] if value > 0 else sides[1]
+    return f"{abs(value):g}°{side}"
+
+
+def _points_up(where: Plane, y: np.ndarray) -> bool:
+    coordinate = where.coords[where.dims[0]]
+    if coordinate.attrs.get("positive") == "up" or _is("latitude", where.dims[0], coordinate):
+        return True
+    # A coordinate that falls from the first row on has that row on top by itself.
+    return bool(y[0] > y[-1]) and coordinate.attrs.get("positive") != "down"
+
+
+def _is(what: str, dim: str, coordinate: Any) -> bool:
+    attrs = {} if coordinate is None else coordinate.attrs
+    return any(str(n).lower() in _NAMES[what] for n in (dim, attrs.get("standard_name"), attrs.get("units")))
+
+
+def _is_axis(values: np.ndarray) -> bool:
+    """Whether a coordinate is numeric and monotonic, so that it can be drawn to scale."""
+    if len(values) < 2 or values.dtype.kind not in "iuf":
+        return False
+    steps = np.diff(values)
+    return bool((steps > 0).all() or (steps < 0).all())
+
+
+def _coastlines(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
+    """Coastlines, where cartopy and its data are at hand; nothing is fetched."""
+    from matplotlib.collections import LineCollection
+
+    limits = ax.get_xlim(), ax.get_ylim()
+    west, east = min(x) - 1, max(x) + 1
+    lines = []
+    for line in coastlines():
+        for turn in (-360.0, 0.0, 360.0):  # longitudes may run from -180 or from 0
+            moved = line + (turn, 0.0)
+            if moved[:, 0].max() > west and moved[:, 0].min() < east:
+                lines.append(moved)
+    if lines:
+        ax.add_collection(LineCollection(lines, colors="black", linewidths=0.6, alpha=0.8), autolim=False)
+        ax.set_xlim(*limits[0])
+        ax.set_ylim(*limits[1])
+
+
+@lru_cache(maxsize=1)
+def coastlines() -> tuple[np.ndarray, ...]:
+    """Natural Earth coastlines, each (points, 2) in degrees east and north; none where they are not at hand.
+
+    They come from cartopy's own folders (``cartopy.config``), where a map that cartopy drew once has put them, or a
+    system package. Nothing is downloaded here: a figure must not wait for a network.
+    """
+    if importlib.util.find_spec("cartopy") is None:
+        return ()
+    from pathlib import Path
+
+    import cartopy
+
+    folders = [
+        Path(cartopy.config[key]) for key in ("data_dir", "pre_existing_data_dir", "repo_data_dir") if cartopy.config[key]
+    ]
+    for resolution in ("50m", "110m", "10m"):
+        for folder in folders:
+            path = folder / "shapefiles" / "natural_earth" / "physical" / f"ne_{resolution}_coastline.shp"
+            if path.is_file():
+                from cartopy.io.shapereader import Reader
+
+                shapes = Reader(path).geometries()
+                parts = (part for shape in shapes for part in getattr(shape, "geoms", [shape]))
+                return tuple(np.asarray(part.coords)[:, :2] for part in parts)
+    return ()
+
+
+def line(ax: Axes, draws: Draws, values: np.ndarray, **style: Any) -> np.ndarray:
+    """Draw values along the only axis of draws, which it labels; returns the positions."""
+    (dim,) = draws.dims
+    across = draws.coords[dim].values if dim in draws.coords else np.arange(len(values))
+    ax.plot(across, values, **style)
+    ax.set_xlabel(axis_label(dim, draws.coords.get(dim)), fontsize=9)
+    return across
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """A tensor as numpy."""
+    return tensor.detach().cpu().numpy()

@@ -1,0 +1,219 @@
+"""The reconstruction panel: truth, data, mean, standard deviation, error, and error over standard deviation."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from posterior.draws import Draws
+from posterior.figures.fields import array, image, line, plane
+from posterior.figures.style import (
+    BLUE,
+    FIELD,
+    MAGNITUDE,
+    Scale,
+    diverging,
+    new_figure,
+    ratio,
+    save,
+    sequential,
+    unit,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ROWS = 6  # channels or levels that a figure shows
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One column of a panel: an event's values and the kind of scale they take."""
+
+    title: str
+    values: np.ndarray
+    kind: str
+
+
+def reconstruction(
+    draws: Draws,
+    truth: Tensor | None = None,
+    data: Tensor | None = None,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    allow_point_estimate: bool = False,
+) -> Figure:
+    """Panels of truth, data, mean, standard deviation, error, and absolute error over standard deviation.
+
+    What is not known is left out: truth and errors without a truth, the data where they are no image, the spread of
+    point estimates. Truth and mean share one scale. Fields with two axes or more are shown as images of the last two,
+    one row for each index of the others (the first six); latitude and longitude as a map; fields with one axis as
+    lines, with the 90 % interval or the widest that the draws support. Complex draws are shown by their magnitude:
+    the mean is then the mean of magnitudes, and the spread theirs.
+
+    Args:
+        draws: What to show.
+        truth: The true event; that of the draws by default.
+        data: What was observed, as an image (rows, columns), shown in pixels of its own; by default
+            ``draws.observed``, if that is one image: complex data, such as k-space, by the root of the sum of
+            squares over coils, on a logarithmic scale.
+        path: Where to write the figure too.
+
+    Other arguments:
+        allow_point_estimate: Show the scatter of point estimates too.
+
+    Returns:
+        A figure that pyplot knows nothing of.
+
+    Raises:
+        ValueError: If the truth does not have the shape of an event, the data are no image, or an event is a single
+            number.
+    """
+    if truth is not None:
+        draws = replace(draws, truth=truth.to(draws.samples))
+    shown = _data(draws, data)
+    colours = MAGNITUDE if draws.kind == "complex" else FIELD
+    if draws.kind == "complex":
+        draws = draws.magnitude()
+    if not draws.event_shape:
+        raise ValueError("plot: an event is a single number; wanted at least one axis")
+    panels = _panels(draws, allow_point_estimate)
+    figure = (
+        _lines(draws, panels, allow_point_estimate) if len(draws.event_shape) == 1 else _images(draws, panels, shown, colours)
+    )
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+def _panels(draws: Draws, allow_point_estimate: bool) -> list[_Panel]:
+    uncertain = (draws.is_posterior or allow_point_estimate) and draws.n_effective > 1 + 1e-6
+    mean = draws.mean
+    std = draws.spread(allow_point_estimate) if uncertain else None
+    panels = [_Panel("mean" if draws.is_posterior else "estimate", array(mean), "field")]
+    if draws.truth is not None:
+        panels.insert(0, _Panel("truth", array(draws.truth), "field"))
+    if std is not None:
+        panels.append(_Panel("standard deviation", array(std), "spread"))
+    if draws.truth is not None:
+        error = mean - draws.truth.to(mean)
+        panels.append(_Panel("error", array(error), "error"))
+        if std is not None:
+            z = np.divide(abs(array(error)), array(std), out=np.full(std.shape, np.nan), where=array(std) > 0)
+            panels.append(_Panel("|error| / standard deviation", z, "ratio"))
+    return panels
+
+
+def _data(draws: Draws, data: Tensor | None) -> _Panel | None:
+    """The data as a panel, where they are an image."""
+    given = data is not None
+    values = data if data is not None else draws.observed
+    if values is None:
+        return None
+    looks_like_k_space = draws.kind == "complex" and values.ndim >= 4
+    if values.is_complex() or looks_like_k_space:
+        values = values.abs().square().reshape(-1, *values.shape[-2:]).sum(0).sqrt()
+    flat = array(values.double())
+    while flat.ndim > 2 and flat.shape[0] == 1:
+        flat = flat[0]
+    if flat.ndim != 2 or min(flat.shape) < 2:
+        if given:
+            raise ValueError(f"plot: the data have shape {tuple(values.shape)}; wanted an image (rows, columns)")
+        return None
+    if looks_like_k_space or (data if given else draws.observed).is_complex():
+        return _Panel("data, magnitude", np.where(flat > 0, flat, np.nan), "log")
+    return _Panel("data", flat, "data")
+
+
+def _images(draws: Draws, panels: list[_Panel], data: _Panel | None, colours: str) -> Figure:
+    rows = min(ROWS, math.prod(draws.event_shape[:-2]))
+    where, columns = plane(draws), len(panels) + (data is not None)
+    tall = where.shape_on_paper(draws.event_shape[-2:])
+    width = min(4.2, max(1.7, 2.5 / tall))
+    figure = new_figure(columns * (width + 1.0), rows * (max(1.6, width * tall) + 0.75))
+    axes = figure.subplots(rows, columns, squeeze=False)
+    place = 1 if panels[0].title == "truth" else 0
+    for row in range(rows):
+        fields = [replace(p, values=p.values.reshape(-1, *draws.event_shape[-2:])[row]) for p in panels]
+        common = np.concatenate([p.values.ravel() for p in fields if p.kind == "field"])
+        names = [f"{p.title} [{row}]" if rows > 1 else p.title for p in fields]
+        columns_left = [ax for i, ax in enumerate(axes[row]) if data is None or i != place]
+        for ax, panel, name in zip(columns_left, fields, names, strict=True):
+            image(ax, panel.values, where, _scale(panel, common, draws.units, colours), name)
+        if data is not None:
+            ax = axes[row, place]
+            if row == 0:
+                image(ax, data.values, None, _scale(data, data.values, "units of the data", MAGNITUDE), data.title)
+            else:
+                ax.set_axis_off()
+    return figure
+
+
+def _scale(panel: _Panel, common: np.ndarray, units: str, colours: str) -> Scale:
+    units = unit(units)
+    if panel.kind == "error":
+        return diverging(panel.values, units)
+    if panel.kind == "ratio":
+        return ratio()
+    if panel.kind == "spread":
+        return sequential(panel.values, units)
+    if panel.kind == "log":
+        finite = panel.values[np.isfinite(panel.values)]
+        top = float(finite.max()) if finite.size else 1.0
+        return Scale(MAGNITUDE, top * 1e-4, top, units, extend="min", log=True)
+    return sequential(common, units, colours, low=None)
+
+
+def _lines(draws: Draws, panels: list[_Panel], allow_point_estimate: bool) -> Figure:
+    shown = [p for p in panels if p.title != "truth"]  # it shares the axes of the mean
+    figure = new_figure(3.6 * len(shown), 3.2)
+    for ax, panel in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        if panel.kind == "field":
+            if any(p.kind == "spread" for p in panels):
+                interval_band(ax, draws, allow_point_estimate=allow_point_estimate)
+            if draws.truth is not None:
+                line(ax, draws, array(draws.truth), color="black", linestyle="--", linewidth=1, label="truth")
+        line(ax, draws, panel.values, color=BLUE, label=panel.title)
+        if panel.kind == "error":
+            ax.axhline(0, color="black", linewidth=0.5)
+        if len(ax.get_legend_handles_labels()[1]) > 1:
+            ax.legend(fontsize=8)
+        ax.set_title(panel.title, fontsize=10)
+        ax.set_ylabel("standard deviations" if panel.kind == "ratio" else unit(draws.units), fontsize=9)
+    return figure
+
+
+def interval_band(
+    ax: Axes,
+    draws: Draws,
+    level: float | None = None,
+    *,
+    color: str = BLUE,
+    alpha: float = 0.3,
+    allow_point_estimate: bool = False,
+) -> float:
+    """Fill the central interval of draws of one axis; returns its level.
+
+    Args:
+        ax: Where to.
+        draws: Draws of lines.
+        level: Probability inside; 0.9 where None, or the widest that the draws support.
+
+    Other arguments:
+        color: Of the band.
+        alpha: Its opacity.
+        allow_point_estimate: See `Draws.interval`.
+    """
+    if level is None:
+        level = min(0.9, (draws.n_effective - 1) / (draws.n_effective + 1) * 0.999)
+    lower, upper = map(array, draws.interval(level, allow_point_estimate))
+    (dim,) = draws.dims
+    across = draws.coords[dim].values if dim in draws.coords else np.arange(len(lower))
+    ax.fill_between(across, lower, upper, color=color, alpha=alpha, linewidth=0, label=f"{100 * level:.0f} % interval")
+    return level
