@@ -110,6 +110,8 @@ class Draws:
         observed: The data y, (1, *range).
         noise_std: Standard deviation of its noise; broadcasts to `observed`.
         truth: The true event where it is known, (*event).
+        mask: (*event) boolean, which points exist (the sea, for currents); None where all do. Labelled output holds NaN
+            at the others; `samples` there mean nothing, and are 0 after a file.
         kind: "complex" where the axis `channel`, of size 2, holds real and imaginary part; else "real".
 
     Raises:
@@ -129,6 +131,7 @@ class Draws:
     noise_std: Tensor | None = None
     truth: Tensor | None = None
     kind: Literal["real", "complex"] = "real"
+    mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.samples.shape)
@@ -154,6 +157,10 @@ class Draws:
             _check_weights(self.log_weights, shape[0])
         if self.truth is not None and tuple(self.truth.shape) != event:
             raise ValueError(f"Draws: truth has shape {tuple(self.truth.shape)}; wanted an event's, {event}")
+        if self.mask is not None and (tuple(self.mask.shape) != event or self.mask.dtype != torch.bool):
+            raise ValueError(
+                f"Draws: the mask is {self.mask.dtype} of shape {tuple(self.mask.shape)}; wanted torch.bool of {event}"
+            )
         if self.observed is not None and (self.observed.ndim < 1 or self.observed.shape[0] != 1):
             raise ValueError(f"Draws: observed has shape {tuple(self.observed.shape)}; wanted (1, *range)")
         coords = {key: self._coordinate(key, value, event) for key, value in (self.coords or {}).items()}
@@ -309,7 +316,8 @@ class Draws:
             kind: Of the result; by default "complex" where the samples were and `channel` of size 2 is left.
 
         Returns:
-            Draws with the same statistics and weights, and the coordinates of axes that keep name and size.
+            Draws with the same statistics and weights, and the coordinates of axes that keep name and size. A mask is
+            kept where the shape is, or where only the first axis, over which it is the same, is gone.
 
         Raises:
             ValueError: If the number of draws changes.
@@ -327,7 +335,12 @@ class Draws:
             kind = "complex" if self.kind == "complex" and sizes.get("channel") == 2 else "real"
         coords = {dim: value for dim, value in self.coords.items() if sizes.get(dim) == value.size}
         changes = {"name": name or self.name, "units": units or self.units, "dims": dims, "coords": coords}
-        return replace(self, samples=samples, truth=truth, kind=kind, **changes)
+        mask = self.mask
+        if mask is not None and event == tuple(mask.shape[1:]) and (mask == mask[:1]).all():
+            mask = mask[0]
+        elif mask is not None and event != tuple(mask.shape):
+            mask = None
+        return replace(self, samples=samples, truth=truth, kind=kind, mask=mask, **changes)
 
     def magnitude(self) -> Draws:
         """Draws of sqrt(re^2 + im^2), without the axis `channel`.

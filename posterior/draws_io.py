@@ -35,7 +35,7 @@ def to_datatree(draws: Draws) -> DataTree:
     """The draws as an xarray.DataTree in the schema of ArviZ 1.x.
 
     Groups: `posterior` (the samples, with axes chain, draw and those of an event), `sample_stats` and, where
-    there is something to hold, `observed_data` (the variable `measurement`), `constant_data` (`noise_std`)
+    there is something to hold, `observed_data` (the variable `measurement`), `constant_data` (`noise_std`, `mask`)
     and `reference` (the truth). Coordinates lie on the root and are inherited. The parts of complex values
     lie along an axis `complex` with coordinates "real" and "imag", since most readers know no complex
     numbers: in place of the field's axis `channel`, and last in data.
@@ -59,7 +59,7 @@ def to_datatree(draws: Draws) -> DataTree:
 
     what = "posterior draws" if draws.is_posterior else "point estimates, not draws from the posterior,"
     attrs = {"units": draws.units, "long_name": f"{what} of {draws.name}"}
-    samples = _array(draws.samples).reshape(chains, draws.n // chains, *draws.event_shape)
+    samples = _masked(draws, draws.samples).reshape(chains, draws.n // chains, *draws.event_shape)
     groups = {
         "/posterior": xr.Dataset(
             {draws.name: (("chain", "draw", *dims), samples, attrs)},
@@ -84,9 +84,13 @@ def to_datatree(draws: Draws) -> DataTree:
         values, data_dims = _labelled(noise[0], "measurement") if like_data else _labelled(noise, "noise_std")
         attrs = {"long_name": "standard deviation of the measurement noise", "like_data": int(like_data)}
         groups["/constant_data"] = xr.Dataset({"noise_std": (data_dims, values, attrs)})
+    if draws.mask is not None:
+        attrs = {"long_name": "whether a point exists", "flag_values": np.array([0, 1], np.int8), "flag_meanings": "no yes"}
+        constant = groups.setdefault("/constant_data", xr.Dataset())
+        groups["/constant_data"] = constant.assign(mask=(dims, _array(draws.mask).astype(np.int8), attrs))
     if draws.truth is not None:
         attrs = {"units": draws.units, "long_name": f"true {draws.name}"}
-        groups["/reference"] = xr.Dataset({draws.name: (dims, _array(draws.truth), attrs)})
+        groups["/reference"] = xr.Dataset({draws.name: (dims, _masked(draws, draws.truth), attrs)})
 
     settings = {key: getattr(stats, key) for key in ("sampler", "prior", "likelihood", "seed", "versions")}
     root = {
@@ -125,6 +129,12 @@ def _statistics(draws: Draws) -> dict[str, Any]:
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
+
+
+def _masked(draws: Draws, values: Tensor) -> np.ndarray:
+    """Values (..., *event), NaN at points that do not exist."""
+    array = _array(values)
+    return array if draws.mask is None else np.where(_array(draws.mask), array, array.dtype.type(np.nan))
 
 
 def _labelled(tensor: Tensor, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -263,6 +273,9 @@ def _from_datatree(tree: DataTree) -> Draws:
     variable = posterior[name].variable
     chains, per_chain, *event = variable.shape
     samples = torch.from_numpy(variable.values.reshape(chains * per_chain, *event))
+    mask = _variable(tree, "constant_data", "mask")
+    exists = None if mask is None else torch.from_numpy(mask.values.astype(bool))
+    samples = _filled(samples, exists)
     if posterior.attrs["all_finite"] and not samples.isfinite().all():
         raise ValueError("values are missing")  # Zarr reads a chunk that is gone as not-a-number
     dims = tuple("channel" if kind == "complex" and dim == "complex" else dim for dim in variable.dims[2:])
@@ -288,13 +301,18 @@ def _from_datatree(tree: DataTree) -> Draws:
         chains=chains,
         observed=None if observed is None else _tensor(observed)[None],
         noise_std=noise_std,
-        truth=None if truth is None else torch.from_numpy(truth.values),
+        truth=None if truth is None else _filled(torch.from_numpy(truth.values), exists),
         kind=kind,
+        mask=exists,
     )
 
 
+def _filled(values: Tensor, exists: Tensor | None) -> Tensor:
+    return values if exists is None else values.masked_fill(~exists, 0)
+
+
 def _variable(tree: DataTree, group: str, name: str) -> Variable | None:
-    return tree[group][name].variable if group in tree.children else None
+    return tree[group][name].variable if group in tree.children and name in tree[group] else None
 
 
 def _tensor(variable: Variable) -> Tensor:

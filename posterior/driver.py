@@ -181,7 +181,17 @@ def sample(
         chains=runs,
         observed=likelihood.y,
         noise_std=likelihood.sigma,
+        **_labels(prior, shape),
     )
+
+
+def _labels(prior: Prior, shape: tuple[int, ...]) -> dict[str, Any]:
+    """What draws of a labelled prior are called; nothing where it has no labels."""
+    labels = prior.labels
+    if labels is None:
+        return {}
+    coords = {dim: values for dim, values in labels.coords.items() if values.size == shape[labels.dims.index(dim)]}
+    return {"name": labels.name, "dims": labels.dims, "coords": coords, "mask": labels.mask}
 
 
 @dataclass(frozen=True)

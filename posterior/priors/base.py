@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from posterior.priors.climatology import Climatology
+    from posterior.priors.labels import Labels
     from posterior.priors.reference import Reference
 
 
@@ -69,6 +73,9 @@ class Prior(ABC):
         sigma_min: Noise level below which x and D(x, sigma) are taken to agree.
         sigma_max: Noise level at which the noised prior is Gaussian for all purposes.
         reference: The reference Gaussian, or None.
+        labels: Name, axes and coordinates of the field, which draws come back with, or None.
+        climatology: The mean of the field on a given date, physical units, or None where it does not depend on it.
+        date: The date that `on` put the prior at, or None.
         name: What errors and saved files call this prior.
         calls: Network evaluations in one `denoise` of a field.
     """
@@ -80,6 +87,9 @@ class Prior(ABC):
     sigma_min: float = 2e-3
     sigma_max: float = 100.0
     reference: Reference | None = None
+    labels: Labels | None = None
+    climatology: Climatology | None = None
+    date: np.datetime64 | None = None
     name: str = "prior"
     calls: int = 1
 
@@ -99,6 +109,27 @@ class Prior(ABC):
         """Gradient of the log-density of the noised prior, (D(x, sigma) - x) / sigma^2; shapes as `denoise`."""
         return (self.denoise(x, sigma) - x) / column(sigma, x) ** 2
 
+    def on(self, date: Any) -> Self:
+        """This prior on a date: its fields deviate from the mean of that day instead of that of the whole year.
+
+        Args:
+            date: numpy.datetime64, datetime, or text as 2005-08-26 or 2019-03-28T15:00 (UTC).
+
+        Returns:
+            A copy that shares the network; the shift of its affine map is the climatological mean on that date.
+
+        Raises:
+            ValueError: If the prior has no climatology, or ``date`` is no date.
+        """
+        from posterior.priors.climatology import as_times
+
+        if self.climatology is None:
+            raise ValueError(f"prior '{self.name}' has no climatology: its mean does not depend on the date")
+        dated = copy.copy(self)
+        dated.date = np.datetime64(as_times(date), "s")
+        dated.affine = Affine(self.affine.scale, self.climatology.on(dated.date))
+        return dated
+
     def check_event(self, event_shape: tuple[int, ...], owner: str = "prior") -> None:
         """Raise ValueError unless a field of this shape is one of the prior's."""
         fits = len(event_shape) == len(self.event_shape) and all(
@@ -109,4 +140,5 @@ class Prior(ABC):
             raise ValueError(f"{owner} '{self.name}': got a field of shape {tuple(event_shape)}, wanted {want}")
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(name={self.name!r}, event_shape={self.event_shape}, units={self.units!r})"
+        when = "" if self.date is None else f", date='{self.date}'"
+        return f"{type(self).__name__}(name={self.name!r}, event_shape={self.event_shape}, units={self.units!r}{when})"

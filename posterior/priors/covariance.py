@@ -60,6 +60,42 @@ class EigenBasis:
 
 
 @dataclass(frozen=True)
+class LeadingBasis:
+    """The leading eigenvectors of fields that have one variance in all other directions: low rank plus white.
+
+    Eigenvalues are (n,): the k of the vectors, then as many times the common one as there are directions left, then,
+    behind a mask, those of the points that do not exist.
+
+    Args:
+        vectors: (n, k), orthonormal columns over the flattened event; zero at points that do not exist.
+        mask: (n,) boolean, which points exist; None for all of them.
+    """
+
+    vectors: Tensor
+    mask: Tensor | None = None
+
+    def analyse(self, v: Tensor) -> Tensor:
+        """The k coefficients of ``v`` and what they leave of the field, side by side: (B, k + n)."""
+        flat = v.flatten(1)
+        vectors = self.vectors.to(v)
+        c = flat @ vectors
+        return torch.cat([c, flat - c @ vectors.T], dim=1)
+
+    def synthesise(self, c: Tensor, shape: torch.Size) -> Tensor:
+        """The field of given coefficients and remainder; ``shape`` is that of the field."""
+        k = self.vectors.shape[1]
+        return (c[:, :k] @ self.vectors.to(c).T + c[:, k:]).reshape(shape)
+
+    def fold(self, eigenvalues: Tensor) -> Tensor:
+        """One weight for each coefficient and one for each point of the remainder."""
+        n, k = self.vectors.shape
+        rest = eigenvalues[min(k, n - 1)].expand(n)
+        if self.mask is not None:
+            rest = torch.where(self.mask.to(rest.device), rest, eigenvalues[-1])
+        return torch.cat([eigenvalues[:k], rest])
+
+
+@dataclass(frozen=True)
 class IdentityBasis:
     """The grid points themselves; one number for all of them is a multiple of the identity."""
 
@@ -76,7 +112,7 @@ class IdentityBasis:
         return eigenvalues
 
 
-Basis = FourierBasis | EigenBasis | IdentityBasis
+Basis = FourierBasis | EigenBasis | LeadingBasis | IdentityBasis
 
 
 @dataclass(frozen=True)
@@ -86,8 +122,8 @@ class Covariance:
     Args:
         basis: The orthonormal basis B.
         eigenvalues: Non-negative; on the full frequency grid (broadcastable to the event) for `FourierBasis`,
-            shape (n,) for `EigenBasis`, () or broadcastable to the event for `IdentityBasis`. Units: those of
-            the field, squared.
+            shape (n,) for `EigenBasis` and `LeadingBasis`, () or broadcastable to the event for `IdentityBasis`. Units:
+            those of the field, squared.
     """
 
     basis: Basis

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from posterior._resources import resource
 from posterior.priors.base import Affine
@@ -30,7 +29,8 @@ from posterior.priors.parameterisations import (
     VariancePreserving,
     Velocity,
 )
-from posterior.priors.reference import RadialReference
+from posterior.priors.reference import Reference
+from posterior.priors.tables import Tables, read_affine, read_climatology, read_labels, read_reference, write_tables
 from posterior.priors.weights import read_json, read_tensors
 
 FORMAT = 1
@@ -40,7 +40,6 @@ HUB_FILES = [
     "diffusion_pytorch_model.safetensors",
     *(f"{part}/*.safetensors" for part in ("unet", "transformer", "vae")),
 ]
-REFERENCE_TABLES = ("frequencies", "power", "sigmas", "errors")
 SETTINGS = ("parameterisation", "event_shape", "scale", "shift", "units", "rms", "sigma_range", "card")
 
 
@@ -130,7 +129,8 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
     """Write a prior over a `UNet2DModel` as a folder that `load_prior` and diffusers read.
 
     Args:
-        prior: The prior; its reference, if any, must be a `RadialReference`.
+        prior: The prior; its reference, if any, must be a `RadialReference` or an `EOFReference`. One that was put on a
+            date (`Prior.on`) is refused: the map of the whole year would be lost.
         folder: Created if need be.
 
     Other arguments:
@@ -138,20 +138,19 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
 
     Raises:
         TypeError: If the network is not a diffusers `UNet2DModel` or the reference of another kind.
+        ValueError: If the prior stands at a date.
     """
     from diffusers.models.unets.unet_2d import UNet2DModel
     from safetensors.torch import save_file
 
     if not isinstance(prior.network, UNet2DModel):
         raise TypeError(f"save_prior: the network is a {type(prior.network).__name__}; wanted a diffusers UNet2DModel")
+    if prior.date is not None:
+        raise ValueError(f"save_prior: prior '{prior.name}' stands at {prior.date}; save the one that `on` was called of")
     reference = prior.reference
     if isinstance(prior.parameterisation, GaussianResidual):
         reference = reference or prior.parameterisation.reference
-    if reference is not None and not isinstance(reference, RadialReference):
-        raise TypeError(f"save_prior: the reference is a {type(reference).__name__}; wanted a RadialReference")
-    for name, value in (("scale", prior.affine.scale), ("shift", prior.affine.shift)):
-        if torch.as_tensor(value).numel() != 1:
-            raise TypeError(f"save_prior: the {name} of the coordinates is a tensor; wanted one number")
+    tensors, settings = write_tables(prior, reference)
     target = Path(folder)
     (target / "unet").mkdir(parents=True, exist_ok=True)
     prior.network.save_config(target / "unet")
@@ -161,23 +160,18 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
         target / "unet" / WEIGHTS,
         metadata={"format": "pt"},
     )
-    tensors = {}
     if isinstance(prior.parameterisation, VariancePreserving):
         tensors["alphas_cumprod"] = prior.parameterisation.alphas_cumprod.double()
-    if reference is not None:
-        named = {k: getattr(reference, k) for k in REFERENCE_TABLES}
-        tensors |= {f"reference.{k}": v.double().contiguous() for k, v in named.items() if v is not None}
     if tensors:
         save_file(tensors, target / "tables.safetensors")
     config = {
         "format": FORMAT,
         "parameterisation": _describe(prior.parameterisation),
         "event_shape": list(prior.event_shape),
-        "scale": float(torch.as_tensor(prior.affine.scale)),
-        "shift": float(torch.as_tensor(prior.affine.shift)),
         "units": prior.units,
         "rms": prior.rms,
         "sigma_range": [prior.sigma_min, prior.sigma_max],
+        **settings,
         "card": prior.card,
     }
     (target / "posterior.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -196,16 +190,19 @@ def _load_ours(folder: Path) -> NetworkPrior:
     absent = [k for k in SETTINGS if k not in config]
     if absent:
         raise ValueError(f"{folder / 'posterior.json'}: missing {', '.join(absent)}")
-    tables: dict[str, Tensor] = {}
+    tables = Tables({}, str(folder / "tables.safetensors"))
     if (folder / "tables.safetensors").exists():
-        tables = read_tensors(folder / "tables.safetensors")
-    reference = _reference(tables, folder)
+        tables.tensors = read_tensors(folder / "tables.safetensors")
     try:
+        event_shape = _event_shape(config["event_shape"])
+        reference = read_reference(config, tables, event_shape)
         parameterisation = _parameterisation(config["parameterisation"], tables, reference)
-        event_shape = tuple(config["event_shape"])
-        affine = Affine(float(config["scale"]), float(config["shift"]))
+        affine = read_affine(config, tables, event_shape)
+        climatology = read_climatology(config, tables, event_shape)
+        labels = read_labels(config, tables, event_shape)
         low, high = map(float, config["sigma_range"])
         rms = float(config["rms"])
+        tables.finish()
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{folder / 'posterior.json'} is not understood: {error}") from error
     inputs = event_shape[0] * parameterisation.inputs_per_channel
@@ -219,32 +216,28 @@ def _load_ours(folder: Path) -> NetworkPrior:
         reference=reference,
         rms=rms,
         sigma_range=(low, high),
+        labels=labels,
+        climatology=climatology,
         multiple=unet_multiple(network.config["block_out_channels"]),
         name=folder.name,
         card=config["card"],
     )
 
 
-def _reference(tables: dict[str, Tensor], folder: Path) -> RadialReference | None:
-    found = {k for k in REFERENCE_TABLES if f"reference.{k}" in tables}
-    if not found:
-        return None
-    if not found >= {"frequencies", "power"} or ("sigmas" in found) != ("errors" in found):
-        missing = ", ".join(f"reference.{k}" for k in REFERENCE_TABLES if k not in found)
-        raise ValueError(f"{folder / 'tables.safetensors'}: missing {missing}")
-    needed, optional = REFERENCE_TABLES[:2], REFERENCE_TABLES[2:]
-    return RadialReference(*(tables[f"reference.{k}"] for k in needed), *(tables.get(f"reference.{k}") for k in optional))
+def _event_shape(sizes: Any) -> tuple[int, int | None, int | None]:
+    if not (isinstance(sizes, list) and len(sizes) == 3 and isinstance(sizes[0], int)):
+        raise ValueError(f"event_shape is {sizes!r}; wanted channels, height and width")
+    for n in sizes:
+        if n is not None and not (isinstance(n, int) and 0 < n < 2**16):
+            raise ValueError(f"event_shape is {sizes!r}; wanted positive sizes, or null for any")
+    return tuple(sizes)
 
 
-def _parameterisation(
-    settings: dict[str, Any], tables: dict[str, Tensor], reference: RadialReference | None
-) -> Parameterisation:
+def _parameterisation(settings: dict[str, Any], tables: Tables, reference: Reference | None) -> Parameterisation:
     about = dict(settings)
     kind = about.pop("kind", None)
     if kind == "vp":
-        if "alphas_cumprod" not in tables:
-            raise ValueError("alphas_cumprod is missing from tables.safetensors")
-        return VariancePreserving(tables["alphas_cumprod"], **about)
+        return VariancePreserving(tables.take("alphas_cumprod"), **about)
     for known in (EDM, Velocity, ContinuousVP, VarianceExploding):
         if kind == known.kind:
             return known(**about)

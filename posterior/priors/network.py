@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from posterior.priors.base import Affine, Prior
+from posterior.priors.climatology import Climatology
+from posterior.priors.labels import Labels
 from posterior.priors.parameterisations import Parameterisation
 from posterior.priors.reference import Reference
 
@@ -29,6 +31,8 @@ class NetworkPrior(Prior):
         reference: Reference Gaussian in standardised coordinates.
         rms: Root-mean-square of a standardised coordinate.
         sigma_range: Noise levels the network was trained for; the parameterisation's own where None.
+        labels: Name, axes and coordinates of the field; behind its mask the prior is 0 in standardised coordinates.
+        climatology: The mean of the field on a given date, for `Prior.on`.
         multiple: Image sides are zero-padded to a multiple of this before the network sees them and cut back after,
             since a U-Net halves its input several times. 1 where padding is never needed.
         name: What errors call this prior.
@@ -46,6 +50,8 @@ class NetworkPrior(Prior):
         reference: Reference | None = None,
         rms: float = 1.0,
         sigma_range: tuple[float, float] | None = None,
+        labels: Labels | None = None,
+        climatology: Climatology | None = None,
         multiple: int = 1,
         name: str = "network",
         card: dict[str, Any] | None = None,
@@ -58,6 +64,11 @@ class NetworkPrior(Prior):
         self.reference = reference
         self.rms = rms
         self.sigma_min, self.sigma_max = sigma_range or parameterisation.range()
+        self.labels = labels
+        self.climatology = climatology
+        if labels is not None:
+            labels.check(event_shape)
+        self._mask = None if labels is None else labels.mask
         self.multiple = multiple
         self.name = name
         self.calls = int(getattr(network, "calls", 1))
@@ -66,7 +77,10 @@ class NetworkPrior(Prior):
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """See `Prior.denoise`."""
         s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1).expand(x.shape[0])
-        return self.parameterisation.denoise(self._call, x, s)
+        if self._mask is None:
+            return self.parameterisation.denoise(self._call, x, s)
+        mask = self._mask.to(x)
+        return mask * self.parameterisation.denoise(self._call, mask * x, s)
 
     def _call(self, inputs: Tensor, time: Tensor) -> Tensor:
         h, w = inputs.shape[-2:]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from posterior.priors.base import column
-from posterior.priors.covariance import Covariance, FourierBasis
+from posterior.priors.covariance import Covariance, FourierBasis, LeadingBasis
 
 
 class Reference(ABC):
@@ -66,8 +66,45 @@ class GaussianReference(Reference):
         return self.center
 
 
+class MeasuredReference(Reference):
+    """A reference whose spectrum is a table, and so is the error of the denoiser that it goes with.
+
+    Attributes:
+        sigmas: (M,) ascending noise levels, or None where no error spectrum was measured.
+        errors: (M, rows) positive, or None: the mean power of x0 - D(x0 + sigma eps, sigma) on data held out from
+            training.
+    """
+
+    sigmas: Tensor | None
+    errors: Tensor | None
+
+    @abstractmethod
+    def expand(self, table: Tensor, event_shape: tuple[int, ...]) -> Tensor:
+        """A row of the table (rows,) as eigenvalues of the covariance of an event."""
+
+    def error_covariance(self, event_shape: tuple[int, ...], sigma: float) -> Covariance:
+        """The measured error spectrum at ``sigma``, log-interpolated.
+
+        Outside the table the network's gain over the Gaussian is taken to stay what it is at the edge.
+        """
+        cov = self.covariance(event_shape)
+        given = cov.given(sigma)
+        if self.sigmas is None or self.errors is None:
+            return given
+        lo, hi = float(self.sigmas[0]), float(self.sigmas[-1])
+        inside = min(max(sigma, lo), hi)
+        at = np.interp(np.log(inside), np.log(self.sigmas.numpy()), np.arange(len(self.sigmas)))
+        i, w = int(at), float(at - int(at))
+        log = self.errors.log()
+        row = log[i] if w == 0 else (1 - w) * log[i] + w * log[i + 1]
+        measured = self.expand(row.exp(), event_shape)
+        if inside != sigma:
+            measured = measured / cov.given(inside).eigenvalues.clamp_min(1e-30) * given.eigenvalues
+        return Covariance(cov.basis, measured)
+
+
 @dataclass(frozen=True)
-class RadialReference(Reference):
+class RadialReference(MeasuredReference):
     """Zero-mean stationary isotropic Gaussian of any image size, given by a radial power spectrum.
 
     The spectrum S(f) is the variance of an orthonormal-FFT coefficient at radial frequency f in cycles per
@@ -88,34 +125,105 @@ class RadialReference(Reference):
 
     def covariance(self, event_shape: tuple[int, ...]) -> Covariance:
         """C on this image's frequency grid."""
-        return Covariance(FourierBasis(2), self._on_grid(self.power, event_shape))
+        return Covariance(FourierBasis(2), self.expand(self.power, event_shape))
 
     def mean(self, event_shape: tuple[int, ...]) -> float:
         """Zero."""
         return 0.0
 
-    def error_covariance(self, event_shape: tuple[int, ...], sigma: float) -> Covariance:
-        """The measured error spectrum at ``sigma``, log-interpolated; the Gaussian's own outside the table."""
-        given = self.covariance(event_shape).given(sigma)
-        if self.sigmas is None or self.errors is None:
-            return given
-        lo, hi = float(self.sigmas[0]), float(self.sigmas[-1])
-        inside = min(max(sigma, lo), hi)
-        at = np.interp(np.log(inside), np.log(self.sigmas.numpy()), np.arange(len(self.sigmas)))
-        i, w = int(at), float(at - int(at))
-        log = self.errors.log()
-        row = log[i] if w == 0 else (1 - w) * log[i] + w * log[i + 1]
-        measured = self._on_grid(row.exp(), event_shape)
-        if inside != sigma:
-            # Outside the table the network's gain over the Gaussian is taken to stay what it is at the edge.
-            measured = measured / self.covariance(event_shape).given(inside).eigenvalues * given.eigenvalues
-        return Covariance(FourierBasis(2), measured)
-
-    def _on_grid(self, table: Tensor, event_shape: tuple[int, ...]) -> Tensor:
+    def expand(self, table: Tensor, event_shape: tuple[int, ...]) -> Tensor:
+        """See `MeasuredReference.expand`."""
         h, w = event_shape[-2:]
         f = torch.hypot(torch.fft.fftfreq(h, dtype=torch.float64)[:, None], torch.fft.fftfreq(w, dtype=torch.float64)[None])
         values = np.exp(np.interp(f.numpy(), self.frequencies.numpy(), table.log().numpy()))
         return torch.from_numpy(values)
+
+
+@dataclass(frozen=True)
+class EOFReference(MeasuredReference):
+    """N(0, C) for grids of one shape, C = V diag(variances) V^T + rest (I - V V^T): low rank plus white, or full.
+
+    The columns of V are empirical orthogonal functions, the eigenvectors of the covariance of training fields.
+
+    Args:
+        vectors: V, (n, k) with orthonormal columns over the flattened event, zero at points that do not exist.
+        variances: (k,) positive, descending, standardised units squared.
+        rest: The variance in every other direction; unused where k is the number of points.
+        shape: Shape of an event, n values.
+
+    Other arguments:
+        mask: (*shape) boolean, which points exist; None for all of them. C is 0 elsewhere.
+        sigmas: See `MeasuredReference`.
+        errors: (M, k + 1): along each vector, and the mean over the other directions.
+
+    References:
+        Lorenz. Empirical orthogonal functions and statistical weather prediction. 1956. MIT.
+        Tipping, Bishop. Probabilistic principal component analysis. 1999. J. R. Stat. Soc. B 61(3) (low rank plus white).
+    """
+
+    vectors: Tensor
+    variances: Tensor
+    rest: float
+    shape: tuple[int, ...]
+    mask: Tensor | None = None
+    sigmas: Tensor | None = None
+    errors: Tensor | None = None
+
+    @classmethod
+    def fit(
+        cls, fields: Tensor, rank: int | None = None, *, mask: Tensor | None = None, shrinkage: float = 0.0
+    ) -> EOFReference:
+        """The Gaussian of training fields.
+
+        Args:
+            fields: (N, *event), standardised, mean zero.
+            rank: How many EOFs; None for as many as there are points or, where fewer, fields.
+
+        Other arguments:
+            mask: (*event) boolean, which points exist.
+            shrinkage: The sample covariance S becomes (1 - a) S + a trace(S) / n I.
+        """
+        shape, data = tuple(fields.shape[1:]), fields.double().flatten(1)
+        exists = torch.ones(data.shape[1], dtype=torch.bool) if mask is None else mask.flatten()
+        points = int(exists.sum())
+        # The singular vectors of the data are the eigenvectors of their covariance, also with fewer fields than points.
+        _, values, vh = torch.linalg.svd(data[:, exists] / len(data) ** 0.5, full_matrices=False)
+        total = float(values.square().sum())
+        variances = (1 - shrinkage) * values.square() + shrinkage * total / points
+        k = min(rank or points, len(values), points)
+        rest = (total - float(variances[:k].sum())) / (points - k) if k < points else 0.0
+        vectors = torch.zeros(data.shape[1], k, dtype=torch.float64)
+        vectors[exists] = vh[:k].T
+        # Directions that fields do not have at all would make C singular.
+        floor = 1e-9 * total / points
+        return cls(vectors, variances[:k].clamp_min(floor), max(rest, floor), shape, mask)
+
+    def covariance(self, event_shape: tuple[int, ...]) -> Covariance:
+        """C; events of other shapes are refused."""
+        if tuple(event_shape) != self.shape:
+            raise ValueError(f"reference Gaussian: got shape {tuple(event_shape)}, wanted {self.shape}")
+        mask = None if self.mask is None else self.mask.flatten()
+        row = torch.cat([self.variances, self.variances.new_tensor([self.rest])])
+        return Covariance(LeadingBasis(self.vectors, mask), self.expand(row, event_shape))
+
+    def mean(self, event_shape: tuple[int, ...]) -> float:
+        """Zero."""
+        return 0.0
+
+    def expand(self, table: Tensor, event_shape: tuple[int, ...]) -> Tensor:
+        """See `MeasuredReference.expand`: (n,), zero for points that do not exist."""
+        n, k = self.vectors.shape
+        points = n if self.mask is None else int(self.mask.sum())
+        return torch.cat([table[:k], table[k].expand(points - k), table.new_zeros(n - points)])
+
+    def power(self, fields: Tensor) -> Tensor:
+        """Mean power of ``fields`` (B, *event) along each EOF and, last, in the mean other direction: (k + 1,)."""
+        n, k = self.vectors.shape
+        points = n if self.mask is None else int(self.mask.sum())
+        flat = fields.double().flatten(1)
+        c = flat @ self.vectors.double()
+        left = (flat.square().sum(1).mean() - c.square().sum(1).mean()).clamp_min(0)
+        return torch.cat([c.square().mean(0), (left / max(points - k, 1)).reshape(1)])
 
 
 def radial_spectrum(fields: Tensor, bins: int = 64) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,234 @@
+"""What a prior of ours keeps beside its network: affine map, reference, labels and climatology, as tensors and JSON.
+
+Numbers go to tables.safetensors, names and short coordinates to posterior.json. Reading is strict: a tensor that is
+missing, superfluous, misshapen or not finite is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posterior.priors.base import Affine
+from posterior.priors.climatology import Climatology
+from posterior.priors.labels import Labels
+from posterior.priors.reference import EOFReference, RadialReference, Reference
+
+if TYPE_CHECKING:
+    from posterior.priors.network import NetworkPrior
+
+RADIAL = ("frequencies", "power", "sigmas", "errors")
+MOST_VALUES = 100_000
+
+
+@dataclass
+class Tables:
+    """The tensors of a prior by name; what `take` has not asked for in the end is superfluous.
+
+    Args:
+        tensors: By name, as in tables.safetensors.
+        where: What errors call the file.
+    """
+
+    tensors: dict[str, Tensor]
+    where: str = "tables.safetensors"
+    taken: set[str] = field(default_factory=set)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+        return name in self.tensors
+
+    def take(self, name: str, shape: tuple[int | None, ...] | None = None) -> Tensor:
+        """A tensor of this shape (None: any size, or any shape), floating-point ones in float64.
+
+        Raises:
+            ValueError: If it is missing, of another shape or not finite.
+        """
+        if name not in self.tensors:
+            raise ValueError(f"{self.where}: missing {name}")
+        tensor = self.tensors[name]
+        self.taken.add(name)
+        got = tuple(tensor.shape)
+        if shape is not None and (
+            len(shape) != len(got) or any(w is not None and w != g for w, g in zip(shape, got, strict=True))
+        ):
+            want = tuple("any" if n is None else n for n in shape)
+            raise ValueError(f"{self.where}: {name} is {got}, wanted {want}")
+        if not tensor.is_floating_point():
+            return tensor
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{self.where}: {name} has values that are not finite")
+        return tensor.double()
+
+    def finish(self) -> None:
+        """Raise ValueError if tensors are left that nothing asked for."""
+        if extra := sorted(self.tensors.keys() - self.taken):
+            raise ValueError(f"{self.where}: superfluous {', '.join(extra[:3])}")
+
+
+def write_tables(prior: NetworkPrior, reference: Reference | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a prior and its settings for posterior.json.
+
+    Raises:
+        TypeError: If the reference is of a kind that cannot be stored.
+    """
+    tensors: dict[str, Tensor] = {}
+    settings: dict[str, Any] = {}
+    for name, value in (("scale", prior.affine.scale), ("shift", prior.affine.shift)):
+        if torch.as_tensor(value).numel() == 1:
+            settings[name] = float(torch.as_tensor(value))
+        else:
+            settings[name] = "table"
+            tensors[f"affine.{name}"] = torch.as_tensor(value).float()
+    if prior.climatology is not None:
+        settings["climatology"] = {"yearly": prior.climatology.yearly, "daily": prior.climatology.daily}
+        tensors["climatology.coefficients"] = prior.climatology.coefficients.float()
+    if prior.labels is not None:
+        settings["labels"] = _describe(prior.labels)
+        if prior.labels.mask is not None:
+            tensors["labels.mask"] = prior.labels.mask
+    if isinstance(reference, RadialReference):
+        named = {k: getattr(reference, k) for k in RADIAL}
+        tensors |= {f"reference.{k}": v.double() for k, v in named.items() if v is not None}
+    elif isinstance(reference, EOFReference):
+        settings["reference"] = {"kind": "eof"}
+        tensors |= _eof_tables(reference)
+    elif reference is not None:
+        raise TypeError(
+            f"save_prior: the reference is a {type(reference).__name__}; wanted a RadialReference or an EOFReference"
+        )
+    return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, settings
+
+
+def _eof_tables(reference: EOFReference) -> dict[str, Tensor]:
+    vectors, mask = reference.vectors, reference.mask
+    if mask is not None:  # only points that exist
+        vectors = vectors[mask.flatten()]
+    found = {
+        "vectors": vectors.float(),
+        "variances": torch.cat([reference.variances, reference.variances.new_tensor([reference.rest])]).double(),
+    }
+    if reference.sigmas is not None and reference.errors is not None:
+        found |= {"sigmas": reference.sigmas.double(), "errors": reference.errors.double()}
+    return {f"reference.{k}": v for k, v in found.items()}
+
+
+def read_affine(config: dict[str, Any], tables: Tables, event_shape: tuple[int | None, ...]) -> Affine:
+    """The affine map; a tensor must broadcast to an event and a scale be positive."""
+    values: dict[str, Tensor | float] = {}
+    for name in ("scale", "shift"):
+        if config[name] != "table":
+            values[name] = float(config[name])
+            continue
+        value = tables.take(f"affine.{name}")
+        fits = value.ndim == len(event_shape) and all(g in (1, w) for g, w in zip(value.shape, event_shape, strict=True))
+        if not fits:
+            raise ValueError(f"{tables.where}: affine.{name} is {tuple(value.shape)}; the events are {event_shape}")
+        values[name] = value
+    if not (torch.as_tensor(values["scale"]) > 0).all() or not math.isfinite(float(torch.as_tensor(values["scale"]).sum())):
+        raise ValueError("scale: wanted positive numbers")
+    return Affine(**values)
+
+
+def read_climatology(config: dict[str, Any], tables: Tables, event_shape: tuple[int | None, ...]) -> Climatology | None:
+    """The climatology, where there is one."""
+    about = config.get("climatology")
+    if about is None:
+        return None
+    return Climatology(tables.take("climatology.coefficients", (None, *event_shape)), int(about["yearly"]), int(about["daily"]))
+
+
+def read_reference(config: dict[str, Any], tables: Tables, event_shape: tuple[int | None, ...]) -> Reference | None:
+    """The reference Gaussian, where there is one; a radial one where posterior.json does not say."""
+    kind = config.get("reference", {"kind": "radial"})["kind"]
+    if kind == "eof":
+        return _read_eofs(tables, event_shape)
+    if kind != "radial":
+        raise ValueError(f"reference {kind!r} is not known; wanted 'eof' or 'radial'")
+    if not any(tables.has(f"reference.{k}") for k in RADIAL):
+        return None
+    frequencies = tables.take("reference.frequencies", (None,))
+    rows = len(frequencies)
+    return RadialReference(frequencies, tables.take("reference.power", (rows,)), *_read_errors(tables, rows))
+
+
+def _read_errors(tables: Tables, rows: int) -> tuple[Tensor | None, Tensor | None]:
+    if not (tables.has("reference.sigmas") or tables.has("reference.errors")):
+        return None, None
+    sigmas = tables.take("reference.sigmas", (None,))
+    errors = tables.take("reference.errors", (len(sigmas), rows))
+    if not ((sigmas > 0).all() and (sigmas.diff() > 0).all() and (errors > 0).all()):
+        raise ValueError(f"{tables.where}: the error spectrum is not positive at rising noise levels")
+    return sigmas, errors
+
+
+def _read_eofs(tables: Tables, event_shape: tuple[int | None, ...]) -> EOFReference:
+    shape = tuple(n for n in event_shape if n is not None)
+    mask = _read_mask(tables, shape)
+    points = math.prod(shape) if mask is None else int(mask.sum())
+    vectors = tables.take("reference.vectors", (points, None))
+    k = vectors.shape[1]
+    variances = tables.take("reference.variances", (k + 1,))
+    off = (vectors.T @ vectors - torch.eye(k, dtype=vectors.dtype)).abs().max()
+    if off > 1e-3 or (variances <= 0).any():
+        raise ValueError(f"{tables.where}: reference.vectors are not orthonormal, or reference.variances not positive")
+    if mask is not None:
+        full = vectors.new_zeros(math.prod(shape), k)
+        full[mask.flatten()] = vectors
+        vectors = full
+    return EOFReference(vectors, variances[:k], float(variances[k]), shape, mask, *_read_errors(tables, k + 1))
+
+
+def _read_mask(tables: Tables, shape: tuple[int, ...]) -> Tensor | None:
+    if not tables.has("labels.mask"):
+        return None
+    mask = tables.take("labels.mask", shape)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"{tables.where}: labels.mask is not boolean")
+    return mask
+
+
+def _describe(labels: Labels) -> dict[str, Any]:
+    coords = {
+        dim: {"values": value.values.tolist(), "attrs": {k: _plain(v) for k, v in value.attrs.items()}}
+        for dim, value in labels.coords.items()
+    }
+    attrs = {k: _plain(v) for k, v in labels.attrs.items()}
+    return {"name": labels.name, "dims": list(labels.dims), "attrs": attrs, "coords": coords}
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def read_labels(config: dict[str, Any], tables: Tables, event_shape: tuple[int | None, ...]) -> Labels | None:
+    """The labels, where there are any."""
+    about = config.get("labels")
+    if about is None:
+        return None
+    from xarray import DataArray
+
+    coords = {}
+    for dim, entry in about["coords"].items():
+        values = entry["values"]
+        kinds = {str if isinstance(v, str) else float if isinstance(v, int | float) else None for v in values}
+        if not isinstance(values, list) or len(values) > MOST_VALUES or len(kinds) != 1 or None in kinds:
+            raise ValueError(f"coordinate {dim!r}: wanted a list of numbers or of names")
+        coords[str(dim)] = DataArray(np.asarray(values), dims=(dim,), attrs=_attributes(entry["attrs"]))
+    mask = _read_mask(tables, tuple(n for n in event_shape if n is not None))
+    labels = Labels(str(about["name"]), tuple(map(str, about["dims"])), coords, _attributes(about["attrs"]), mask)
+    labels.check(event_shape)
+    return labels
+
+
+def _attributes(attrs: dict[str, Any]) -> dict[str, Any]:
+    for name, value in attrs.items():
+        parts = value if isinstance(value, list) else [value]
+        if not all(isinstance(v, str | int | float) for v in parts):
+            raise ValueError(f"attribute {name!r}: wanted text or numbers")
+    return dict(attrs)
