@@ -14,7 +14,6 @@ from posterior.recipes.mri.results import head_mask
 from posterior.recipes.mri.simulation import NOISE, smooth_phase
 
 
-
 def held_out_crops(count: int, side: int = 96, seed: int = 0) -> Tensor:
     """Complex images of planes of colin27, (count, 2, side, side), scaled as brain-mri takes them.
 
