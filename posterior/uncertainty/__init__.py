@@ -7,7 +7,6 @@ from typing import Any
 
 _PUBLIC = {
     "Assessment": "assessment",
-    "Coverage": "ranks",
     "Curve": "_statistics",
     "HighestDensity": "maps",
     "IntervalRepair": "conformal",
@@ -29,7 +28,6 @@ _PUBLIC = {
     "band_energies": "quantities",
     "calibrate": "experiments",
     "conformal_risk_control": "conformal",
-    "coverage": "ranks",
     "crps": "scores",
     "energy": "scores",
     "entropy": "maps",
@@ -38,7 +36,6 @@ _PUBLIC = {
     "function": "quantities",
     "gaussian_experiment": "experiments",
     "highest_density": "maps",
-    "load_trials": "trials_io",
     "log_likelihood": "quantities",
     "pixels": "quantities",
     "principal_components": "maps",
@@ -49,7 +46,6 @@ _PUBLIC = {
     "residual_check": "predictive",
     "residual_chi_square": "quantities",
     "risk_controlling_sets": "conformal",
-    "save_trials": "trials_io",
     "sbc": "accuracy",
     "score": "scores",
     "sparsification": "spread",

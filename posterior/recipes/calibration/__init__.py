@@ -1,1 +1,0 @@
-"""Problems whose truth is known, on which samplers are judged: what `posterior calibrate` runs."""

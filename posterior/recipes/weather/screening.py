@@ -1,0 +1,240 @@
+"""From a table of observations to those an analysis uses: what is left out, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from posterior.io.units import UnitError, conversion
+from posterior.likelihoods import GaussianLikelihood
+from posterior.priors.base import Prior
+from posterior.recipes.weather.baselines import event_shape, innovations, reference_of
+from posterior.recipes.weather.problem import COLUMNS, Law, StationProblem, grid_of, station_operator
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PER_DEGREE = 100  # positions that agree when rounded to so many parts are one place, as registers give them
+_ALIASES = {
+    "air_pressure_at_mean_sea_level": (
+        "slp",
+        "msl",
+        "mslp",
+        "psl",
+        "prmsl",
+        "sea_level_pressure",
+        "mean_sea_level_pressure",
+        "pressure_reduced_to_msl",
+        "seaLevelPress",
+    ),
+    "air_temperature": ("t2m", "tas", "temperature", "2m_temperature"),
+}
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Standard deviations of an observation's errors, in the units of the prior.
+
+    Args:
+        instrument: Of the instrument, for observations that state none of their own.
+        representativeness: Of what the grid and its averaging time cannot represent.
+    """
+
+    instrument: float
+    representativeness: float
+
+
+# Instrument: reading, siting, coding and, for pressure, reduction to sea level; a choice. Representativeness of pressure:
+# bilinear interpolation of daily means from 10 to 2.5 degrees is 2.57 hPa off, from 5 to 2.5 degrees 0.91 (2009, root mean
+# square), so about 0.3 inside a cell of 2.5 degrees; a moment has more detail than a day.
+DEFAULT_ERRORS = {
+    "air_pressure_at_mean_sea_level": Errors(0.5, 0.5),
+    "air_temperature": Errors(0.5, 1.0),
+}
+
+
+def screen(
+    table: pd.DataFrame,
+    prior: Prior,
+    *,
+    variable: str | None = None,
+    time: np.datetime64 | str | None = None,
+    window: float = 3.0,
+    errors: Errors | None = None,
+    highest: float = 800.0,
+    gross: float = 5.0,
+    law: Law = "outlier",
+    source: str = "observations",
+) -> StationProblem:
+    """Check observations against the grid, the clock, each other and the prior.
+
+    In this order, each left out for the first reason that applies: off the grid; not at the surface; too far from the time
+    of the analysis; too high for a reduction to sea level; another report of the same place nearer to the time; a gross error
+    against the background; a gross error against the other stations. With departures d = y - A x_b and their covariance
+    S = A C A^T + R, both from the prior's reference Gaussian on the date, the last two ask for
+
+        |d_i| <= gross (S_ii)^(1/2)   and   |(S^-1 d)_i| <= gross ((S^-1)_ii)^(1/2),
+
+    the second being the departure of a station from what optimal interpolation makes of all others, over its standard
+    deviation. There the worst is left out and the rest is looked at again until none is too far off; then those left out are
+    looked at again, against the ones that stayed.
+
+    Args:
+        table: As `posterior.io.read_observations` gives it.
+        prior: A prior with labels, reference and calendar.
+
+    Other arguments:
+        variable: Name in the table; found by the CF standard name of the prior's variable and its usual short names.
+        time: Of the analysis, UTC; the full hour nearest to the middle of the reports where None.
+        window: Hours that an observation may be away from it.
+        errors: Of the observations; `DEFAULT_ERRORS` of the variable where None. An observation's own ``error`` counts as
+            that of its instrument.
+        highest: Metres above the sea that a station of sea-level pressure may lie.
+        gross: Standard deviations from which a departure is a gross error.
+        law: Of the errors that are left; see `StationProblem`.
+        source: What results call the observations.
+
+    Returns:
+        The problem; `StationProblem.dropped` has what was left out.
+
+    Raises:
+        ValueError: If the variable is not in the table or has no unit that fits, or no observation is left.
+
+    References:
+        Lorenc. A global three-dimensional multivariate statistical interpolation scheme. 1981. MWR 109(4).
+        Jarvinen, Unden. Observation screening and background quality control in the ECMWF 3D-Var data assimilation system.
+        1997. ECMWF Technical Memorandum 236.
+    """
+    import pandas as pd
+
+    rows, name, standard = _select(table, prior, variable)
+    errors = errors or DEFAULT_ERRORS.get(standard)
+    if errors is None:
+        raise ValueError(f"{source}: there are no default errors for {name!r}; give those of instrument and representativeness")
+    rows = _in_units(rows, table.attrs.get("units", {}), name, prior, errors)
+    when = _time(rows, time)
+    reason = pd.Series("", index=rows.index, dtype=object)
+
+    def drop(where: Any, text: Any) -> None:
+        where = np.asarray(where) & (reason == "").to_numpy()
+        reason[where] = text[where] if isinstance(text, pd.Series) else text
+
+    _, inside = grid_of(prior).interpolation(rows["latitude"].to_numpy(), rows["longitude"].to_numpy())
+    drop(~inside, "off the grid")
+    if "level" in rows:
+        drop(rows["level"].notna(), "not at the surface")
+    away = (rows["time"] - pd.Timestamp(when)).abs() / pd.Timedelta(hours=1)
+    drop(away > window, f"more than {window:g} h from the analysis")
+    if standard == "air_pressure_at_mean_sea_level" and "elevation" in rows:
+        drop(rows["elevation"] > highest, f"station above {highest:g} m")
+    drop(*_repeated(rows, reason, away))
+    on_date = prior.on(when)
+    rows["departure"], rows["normalised"] = np.nan, np.nan
+    if (reason == "").any():
+        _gross_errors(rows, reason, on_date, gross)
+    kept = (reason == "").to_numpy()
+    if not kept.any():
+        counted = "; ".join(f"{count} {text}" for text, count in reason.value_counts().items()) or "there are none"
+        raise ValueError(f"{source}: no observation of {name!r} is left ({counted})")
+    used = rows.loc[kept, list(COLUMNS)].reset_index(drop=True)
+    left_out = rows.loc[~kept, [*COLUMNS, "departure", "normalised"]].assign(reason=reason[~kept]).reset_index(drop=True)
+    return StationProblem(on_date, used, when, dropped=left_out, law=law, source=source)
+
+
+def _select(table: Any, prior: Prior, variable: str | None) -> tuple[pd.DataFrame, str, str]:
+    """Rows of the variable, its name in the table, and the CF standard name of the prior's."""
+    labels = prior.labels
+    standard = str(labels.attrs.get("standard_name", labels.name)) if labels is not None else ""
+    there = [str(v) for v in table["variable"].unique()]
+    wanted = [variable] if variable is not None else [standard, *([labels.name] if labels else []), *_ALIASES.get(standard, ())]
+    found = next((name for name in wanted if name in there), None)
+    if found is None:
+        raise ValueError(
+            f"the table has no variable {wanted[0]!r} but {', '.join(there) or 'none'}; "
+            "name the column's variable that is meant, or another prior"
+        )
+    return table[(table["variable"].astype(str) == found).to_numpy()].reset_index(drop=True), found, standard
+
+
+def _in_units(rows: Any, units: Any, name: str, prior: Prior, errors: Errors) -> pd.DataFrame:
+    """Values and error standard deviations in the units of the prior."""
+    stated = units.get(name)
+    if stated is None:
+        raise UnitError(f"variable {name!r} has no unit; wanted one that converts to {prior.units}")
+    factor, offset = (1.0, 0.0) if stated == prior.units else conversion(stated, prior.units, f"variable {name!r}")
+    own = (rows["error"] * factor if "error" in rows else np.nan * rows["value"]).fillna(errors.instrument)
+    return rows.assign(
+        value=rows["value"] * factor + offset,
+        sigma=np.hypot(own, errors.representativeness),
+        station=rows["station"].astype(str) if "station" in rows else "",
+    )
+
+
+def _time(rows: Any, time: np.datetime64 | str | None) -> np.datetime64:
+    if time is not None:
+        return np.datetime64(time, "s")
+    return np.datetime64(rows["time"].median().round("h").to_datetime64(), "s")
+
+
+def _repeated(rows: Any, reason: Any, away: Any) -> tuple[Any, Any]:
+    """Reports of a place that reports nearer to the time too; of equally near ones the last in the table counts."""
+    import pandas as pd
+
+    left = rows[reason == ""]
+    cells = {"north": left["latitude"], "east": left["longitude"] % 360}
+    place = {name: (degrees * _PER_DEGREE).round().astype(int) for name, degrees in cells.items()}
+    order = pd.DataFrame({**place, "away": away[left.index], "late": -np.arange(len(left))})
+    best = order.sort_values(["away", "late"]).groupby(["north", "east"], sort=False).head(1).index
+    repeated = pd.Series(False, index=rows.index)
+    repeated[left.index.difference(best)] = True
+    return repeated, "another report of the place nearer to the time, or later"
+
+
+def _gross_errors(rows: Any, reason: Any, prior: Prior, gross: float) -> None:
+    """Background check, then leave-one-out check; see `screen`. Fills in departures and reasons."""
+    left = rows.index[reason == ""]
+    table = rows.loc[left]
+    shape = event_shape(prior)
+    reference = reference_of(prior)
+    value, sigma = (torch.from_numpy(table[c].to_numpy(np.float64).copy())[None, None] for c in ("value", "sigma"))
+    like = GaussianLikelihood(station_operator(prior, table), value, sigma).in_standard(prior.affine, shape)
+    mean = torch.zeros(1, *shape, dtype=torch.float64) + reference.mean(shape)
+    found = innovations(like, reference.covariance(shape), mean, mean)
+    s, d = (found.factor @ found.factor.T).numpy(), found.departures.numpy()
+    score = d / np.sqrt(np.diag(s))
+    rows.loc[left, "departure"], rows.loc[left, "normalised"] = d, score
+    for i in np.flatnonzero(np.abs(score) > gross):
+        reason[left[i]] = f"gross error: {abs(score[i]):.1f} standard deviations from the background"
+    removed = _leave_one_out(s, d, np.flatnonzero(np.abs(score) <= gross), gross)
+    for i, z in removed.items():
+        rows.loc[left[i], "normalised"] = z
+        reason[left[i]] = f"gross error: {abs(z):.1f} standard deviations from what the other stations say"
+
+
+def _leave_one_out(s: np.ndarray, d: np.ndarray, keep: np.ndarray, gross: float) -> dict[int, float]:
+    """Which of the departures ``d`` (covariance ``s``) at ``keep`` disagree with the others, and by how many deviations.
+
+    A gross error makes its neighbours look bad before it is found, so those that were left out are looked at again in the
+    end, the best first.
+    """
+    removed: list[int] = []
+    while len(keep) > 1:
+        inverse = np.linalg.inv(s[np.ix_(keep, keep)])
+        z = inverse @ d[keep] / np.sqrt(np.diag(inverse))
+        worst = int(np.argmax(np.abs(z)))
+        if abs(z[worst]) <= gross:
+            break
+        removed.append(int(keep[worst]))
+        keep = np.delete(keep, worst)
+    while removed:
+        gain = np.linalg.solve(s[np.ix_(keep, keep)], s[np.ix_(keep, removed)])
+        variance = np.diag(s)[removed] - (s[np.ix_(keep, removed)] * gain).sum(0)
+        z = (d[removed] - d[keep] @ gain) / np.sqrt(variance)
+        best = int(np.argmin(np.abs(z)))
+        if abs(z[best]) > gross:
+            return dict(zip(removed, z.tolist(), strict=True))
+        keep = np.append(keep, removed.pop(best))
+    return {}

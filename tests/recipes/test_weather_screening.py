@@ -1,0 +1,168 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from posterior.io import UnitError, read_observations, write_observations
+from posterior.recipes.weather import Errors, prior_draw, screen, with_altimeter
+from posterior.recipes.weather.altimeter import ALTIMETER, reduce_to_sea_level, station_pressure
+from tests.recipes.pressure import LATITUDE, LONGITUDE, SLP, pressure_prior, stations
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return pressure_prior()
+
+
+@pytest.fixture(scope="module")
+def truth(prior):
+    return prior_draw(prior.on("2009-01-15"), 4, steps=32)
+
+
+def _with_rows(table, *rows):
+    """The table with rows more, each the first with some values changed."""
+    added = pd.DataFrame([{**table.iloc[0].to_dict(), **changes} for changes in rows]).astype({"time": "datetime64[ns]"})
+    joined = pd.concat([table, added.assign(variable=SLP)], ignore_index=True)
+    joined.attrs.update(table.attrs)
+    return joined
+
+
+def test_good_observations_are_all_kept_in_the_units_of_the_prior(prior, truth):
+    table = stations(prior, truth)
+    problem = screen(table, prior)
+    assert len(problem.stations) == 60 and not len(problem.dropped)
+    assert np.allclose(problem.stations["value"], table["value"] / 100)
+    assert np.allclose(problem.stations["sigma"], 0.5**0.5)  # 0.5 of the instrument and 0.5 of what the grid cannot show
+    assert problem.time == np.datetime64("2009-01-15T12:00")
+    assert problem.prior.date == problem.time
+    assert tuple(problem.y.shape) == (1, 1, 60)
+
+
+def test_what_is_left_out_is_listed_with_the_reason(prior, truth):
+    table = stations(prior, truth)
+    middle = {"latitude": 50.0, "longitude": -15.0, "station": "EXTRA"}
+    problem = screen(
+        _with_rows(
+            table,
+            {"station": "SOUTH", "latitude": 20.0},
+            {**middle, "station": "ALOFT", "level": 850.0, "value": 100000.0},
+            {**middle, "station": "LATE", "time": np.datetime64("2009-01-15T15:01", "ns")},
+            {**middle, "station": "HIGH", "elevation": 1500.0},
+            {"time": np.datetime64("2009-01-15T12:40", "ns"), "value": 1.0},
+            {"latitude": 45.0, "longitude": -1.0 + 360, "station": "LOW", "value": 90000.0},
+        ),
+        prior,
+    )
+    why = dict(zip(problem.dropped["station"], problem.dropped["reason"], strict=True))
+    assert why.pop("LOW").startswith("gross error: ") and "from the background" in problem.dropped["reason"].iloc[-1]
+    assert why == {
+        "SOUTH": "off the grid",
+        "ALOFT": "not at the surface",
+        "LATE": "more than 3 h from the analysis",
+        "HIGH": "station above 800 m",
+        "S000": "another report of the place nearer to the time, or later",
+    }
+    assert len(problem.stations) == 60
+    # the report of S000 that counts is the one at the hour
+    assert problem.stations["value"].iloc[0] == pytest.approx(table["value"].iloc[0] / 100)
+    low = problem.dropped.set_index("station").loc["LOW"]
+    assert low["departure"] < -100 and low["normalised"] < -5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gross_errors_are_found_and_good_reports_stay(prior, seed):
+    """Slips of 8 to 20 hPa are well inside the climate; only the other stations tell."""
+    truth = prior_draw(prior.on("2009-01-15"), 10 + seed, steps=32)
+    table = stations(prior, truth, count=80, seed=seed)
+    rng = np.random.default_rng(seed)
+    wrong = rng.choice(80, 6, replace=False)
+    slips = rng.choice([-1, 1], 6) * rng.uniform(12, 20, 6)
+    table.loc[wrong, "value"] += 100 * slips
+    problem = screen(table, prior)
+    found = set(problem.dropped["station"])
+    assert found == {f"S{i:03d}" for i in wrong}
+    assert problem.dropped["reason"].str.startswith("gross error").all()
+
+
+def test_checks_can_be_turned_off(prior, truth):
+    table = stations(prior, truth)
+    table.loc[3, "value"] += 3000
+    assert len(screen(table, prior).dropped) == 1
+    assert len(screen(table, prior, gross=np.inf).stations) == 60
+
+
+def test_false_alarms_are_as_rare_as_the_law_says(prior):
+    """Of 20 x 60 good reports at four standard deviations, less than one in a thousand is refused."""
+    refused = 0
+    for seed in range(20):
+        truth = prior_draw(prior.on("2009-01-15"), 100 + seed, steps=8)
+        refused += len(screen(stations(prior, truth, seed=seed, error=0.5**0.5), prior, gross=4.0).dropped)
+    assert refused <= 2
+
+
+def test_own_errors_and_other_names_and_units(prior, truth, tmp_path):
+    table = stations(prior, truth, units="hPa").assign(error=2.0, variable="mslp")
+    table.attrs["units"]["mslp"] = "hPa"
+    write_observations(table, tmp_path / "obs.csv")
+    problem = screen(read_observations(tmp_path / "obs.csv"), prior, errors=Errors(0.5, 1.5), law="student", source="buoys")
+    assert np.allclose(problem.stations["sigma"], 2.5)
+    assert type(problem.likelihood).__name__ == "StudentTLikelihood"
+    assert problem.source == "buoys"
+    assert type(replace(problem, law="outlier").likelihood).__name__ == "OutlierLikelihood"
+    assert type(replace(problem, law="gaussian").likelihood).__name__ == "GaussianLikelihood"
+
+
+def test_refusals(prior, truth):
+    table = stations(prior, truth)
+    with pytest.raises(ValueError, match="no variable 'wind_speed' but air_pressure_at_mean_sea_level"):
+        screen(table, prior, variable="wind_speed")
+    with pytest.raises(ValueError, match="no observation .* is left .60 more than 3 h"):
+        screen(table, prior, time="2009-01-16")
+    table.attrs["units"] = {}
+    with pytest.raises(UnitError, match="no unit"):
+        screen(table, prior)
+
+
+# altimeter settings
+
+
+def test_altimeter_settings_are_taken_to_the_sea_through_air_of_the_temperature():
+    """In the standard atmosphere the setting is the sea-level pressure; warmer air weighs less, colder air more."""
+    setting, height = np.array([101325.0, 99000.0]), np.array([80.0, 80.0])
+    at_station = station_pressure(setting, height)
+    standard = 288.15 - 0.0065 * height
+    assert np.allclose(reduce_to_sea_level(at_station, height, standard), setting, atol=5)
+    assert (reduce_to_sea_level(at_station, height, standard + 20) < setting - 50).all()
+    assert (reduce_to_sea_level(at_station, height, standard - 20) > setting + 50).all()
+    moist = reduce_to_sea_level(at_station, height, standard, standard)
+    assert (moist < reduce_to_sea_level(at_station, height, standard)).all()
+    assert np.allclose(reduce_to_sea_level(at_station, height, standard, np.full(2, np.nan)), setting, atol=5)
+
+
+def test_altimeter_settings_stand_in_only_where_no_pressure_is_reported(data_file):
+    table = read_observations(data_file("metar-2005082600"))
+    joined = with_altimeter(table)
+    added = joined.iloc[len(table) :]
+    assert (added["variable"] == SLP).all() and len(added) > 100
+    reported = set(table.loc[table["variable"] == SLP, "station"])
+    assert not reported & set(added["station"])
+    assert added["elevation"].max() <= 100
+    # and they agree where both are reported
+    both = table[table["variable"] == SLP].merge(
+        table[table["variable"] == ALTIMETER], on=["station", "time"], suffixes=("", "_a")
+    )
+    hidden = table[~((table["variable"] == SLP) & table["station"].isin(both["station"]))]
+    hidden.attrs.update(table.attrs)
+    derived = with_altimeter(hidden)
+    pairs = both.merge(derived[derived["variable"] == SLP], on=["station", "time"], suffixes=("", "_d"))
+    off = (pairs["value_d"] - pairs["value"]).abs()
+    assert len(pairs) > 200 and off.median() < 20
+
+
+def test_grid_corners_are_inside(prior, truth):
+    table = stations(prior, truth, count=2)
+    table.loc[0, ["latitude", "longitude"]] = LATITUDE[0], LONGITUDE[0]
+    table.loc[1, ["latitude", "longitude"]] = LATITUDE[-1], LONGITUDE[-1]
+    table["value"] = 101200.0
+    assert len(screen(table, prior).stations) == 2
