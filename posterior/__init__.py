@@ -62,6 +62,7 @@ _PUBLIC = {
     "load_draws": "draws",
     "load_prior": "priors.loading",
     "sample": "driver",
+    "sample_prior": "unconditional",
     "save_prior": "priors.loading",
 }
 

@@ -107,12 +107,21 @@ def bootstrap(
     References:
         Efron, Tibshirani. An Introduction to the Bootstrap. 1993. Chapman and Hall.
     """
+    return percentiles(statistic(resampled_means(rows, resamples, seed)), band)
+
+
+def resampled_means(rows: Tensor, resamples: int = 500, seed: int = 0) -> Tensor:
+    """Means of ``resamples`` resamples of independent rows (n, ...), float64 (resamples, ...)."""
     g = generator(seed, "bootstrap")
     n = len(rows)
     counts = torch.zeros(resamples, n, dtype=torch.float64)
     picked = torch.randint(n, (resamples, n), generator=g)
     counts.scatter_add_(1, picked, torch.ones(resamples, n, dtype=torch.float64))
-    values = statistic(torch.tensordot(counts / n, rows.double(), 1))
+    return torch.tensordot(counts / n, rows.double(), 1)
+
+
+def percentiles(values: Tensor, band: float) -> tuple[Tensor, Tensor]:
+    """The ends of the middle ``band`` of resampled ``values`` (resamples, ...)."""
     low, high = torch.quantile(values, torch.tensor([(1 - band) / 2, (1 + band) / 2], dtype=torch.float64), 0)
     return low, high
 

@@ -1,0 +1,53 @@
+"""Draws of a prior without data: the very law of the prior, under the driver's rules."""
+
+import pytest
+import torch
+
+import posterior
+from posterior.priors.analytic import GaussianPrior
+
+
+def gaussian(seed=0):
+    g = torch.Generator().manual_seed(seed)
+    root = torch.randn(6, 6, generator=g, dtype=torch.float64)
+    return GaussianPrior(torch.arange(6, dtype=torch.float64), root @ root.T + 0.1 * torch.eye(6), units="K")
+
+
+def test_draws_have_the_law_of_the_prior():
+    prior = gaussian()
+    draws = posterior.sample_prior(prior, draws=4000, batch_size=500, steps=48)
+    cov = prior.reference.cov
+    x = (draws.samples - prior.reference.center) @ cov.basis.vectors
+    variance = x.var(0) / cov.eigenvalues
+    assert variance.sub(1).abs().max() < 0.09  # four standard errors, and one per cent of the steps
+    assert (x.mean(0) / cov.eigenvalues.sqrt()).abs().max() < 0.07
+    assert draws.units == "K"
+    assert draws.stats.nfe == 48
+    assert draws.stats.residual is None
+    assert draws.observed is None
+
+
+def test_any_sampler_draws_the_prior_where_there_are_no_data():
+    prior = gaussian()
+    draws = posterior.sample_prior(prior, posterior.GaussianBridge(steps=3), draws=4000, batch_size=500)
+    x = (draws.samples - prior.reference.center) @ prior.reference.cov.basis.vectors
+    assert (x.var(0) / prior.reference.cov.eigenvalues).sub(1).abs().max() < 0.09
+
+
+def test_a_draw_does_not_depend_on_the_batch():
+    prior = gaussian()
+    one, all_ = (posterior.sample_prior(prior, draws=5, batch_size=b, seed=3).samples for b in (1, 5))
+    torch.testing.assert_close(one, all_)
+
+
+def test_any_size_has_to_be_said():
+    class Anywhere(posterior.Prior):
+        event_shape = (1, None, None)
+        name = "anywhere"
+
+        def denoise(self, x, sigma):
+            return x / (1 + sigma**2)
+
+    with pytest.raises(ValueError, match="event_shape="):
+        posterior.sample_prior(Anywhere())
+    assert posterior.sample_prior(Anywhere(), draws=1, event_shape=(1, 3, 5)).samples.shape == (1, 1, 3, 5)
