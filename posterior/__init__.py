@@ -27,7 +27,7 @@ _PUBLIC = {
     "FlowChef": "samplers.guided",
     "FlowDPS": "samplers.flowdps",
     "FlowTime": "samplers.flowdps",
-    "GaussianBridge": "samplers.guided",
+    "GaussianBridge": "samplers.bridge",
     "GaussianLikelihood": "likelihoods",
     "GaussianMixturePrior": "priors.mixture",
     "GaussianPrior": "priors.analytic",

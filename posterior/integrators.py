@@ -178,7 +178,7 @@ class Ancestral(Integrator):
 
     p(x' | x, x0) = N(r x + (1 - r) x0, sigma'^2 (1 - r)), r = (sigma' / sigma)^2. Where the denoiser can draw x0
     given x the draw is used, which makes the transition exact at any step size; elsewhere its mean is (DDPM; Ho, Jain,
-    Abbeel 2020, arXiv:2006.11239), which loses the variance of x0 given x.
+    Abbeel 2020, arXiv:2006.11239), which loses the variance of x0 given x. A drawn x0 is handed on as memory.
     """
 
     def step(
@@ -190,8 +190,9 @@ class Ancestral(Integrator):
         fresh = sigma_next * math.sqrt(1 - r)
         if estimate.draw is None:
             return estimate.move(x, sigma, r * sigma, fresh, noise), None
-        x = r * x + (1 - r) * estimate.draw(noise)
-        return (x + fresh * noise() if fresh > 0 else x), None
+        x0 = estimate.draw(noise)
+        x = r * x + (1 - r) * x0
+        return (x + fresh * noise() if fresh > 0 else x), x0
 
 
 @dataclass(frozen=True)

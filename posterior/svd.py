@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ DIAGONAL_TOLERANCE = 1e-5
 LARGEST_MATRIX = 2**24
 
 Map = Callable[[Tensor], Tensor]
+BasisName = Literal["pixels", "fourier", "complex fourier", "dense"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,15 @@ class SingularSystem:
         synthesise: V c, back again.
         gains: g, (1, *event), zero where nothing is seen.
         data: d, (1, *event), zero where nothing is seen.
+        basis: What the coefficients are of: "pixels", "fourier" (real, over the last two axes), "complex fourier" (of an image
+            whose channels are real and imaginary part), or "dense", a basis found for these data.
     """
 
     analyse: Map
     synthesise: Map
     gains: Tensor
     data: Tensor
+    basis: BasisName = "dense"
 
     @property
     def solution(self) -> Tensor:
@@ -94,7 +99,7 @@ def _matrix_free_system(problem: Problem) -> SingularSystem | None:
 
     probe = pilot_noise(problem.event_shape, like.y)
     wanted = normal(probe)
-    for analyse, synthesise in _bases(problem.event_shape):
+    for name, analyse, synthesise in _bases(problem.event_shape):
         # All coefficients at once show the diagonal, were there one; random ones show whether there is.
         square = analyse(normal(synthesise(torch.ones_like(zero)))).clamp_min(0)
         error = torch.linalg.vector_norm(synthesise(square * analyse(probe)) - wanted)
@@ -103,7 +108,7 @@ def _matrix_free_system(problem: Problem) -> SingularSystem | None:
         # Squares are known to rounding of the largest, so nothing is known of gains below its root.
         gains = torch.where(square > 10 * torch.finfo(like.model.dtype).eps * square.max(), square, 0.0).sqrt()
         data = analyse(lin.vjp(precision * like.residual(zero))) * _inverse(gains)
-        return SingularSystem(analyse, synthesise, gains, data)
+        return SingularSystem(analyse, synthesise, gains, data, name)
     return None
 
 
@@ -119,7 +124,7 @@ def _dense_system(problem: Problem, owner: str) -> SingularSystem:
             f"{m} data by {n} unknowns is too large (at most {LARGEST_MATRIX} entries); use DiffPIR or MMPS"
         )
     zero = like.y.new_zeros(1, *shape)
-    left, values, right = torch.linalg.svd(_whitened_matrix(problem), full_matrices=False)
+    left, values, right = torch.linalg.svd(whitened_matrix(problem), full_matrices=False)
     values = torch.where(values > 10 * torch.finfo(like.model.dtype).eps * values.max(), values, 0.0)
     white = (like.residual(zero) * like.variance.rsqrt())[like.reach.expand_as(like.y)]
     rotation = _Rotation.completing(right.mT)
@@ -130,8 +135,8 @@ def _dense_system(problem: Problem, owner: str) -> SingularSystem:
     return SingularSystem(rotation.analyse, rotation.synthesise, field(values), field((values > 0) * (left.mT @ white)))
 
 
-def _whitened_matrix(problem: Problem) -> Tensor:
-    """R^(-1/2) A, measured entries only, (m, n)."""
+def whitened_matrix(problem: Problem) -> Tensor:
+    """R^(-1/2) A of a linear operator, measured entries only, (m, n)."""
     like = problem.likelihood
     lin = like.model.linearise(like.y.new_zeros(1, *problem.event_shape))
     rows = []
@@ -178,11 +183,11 @@ def _inverse(gains: Tensor) -> Tensor:
     return torch.where(gains > 0, 1 / gains.clamp_min(torch.finfo(gains.dtype).tiny), 0.0)
 
 
-def _bases(shape: tuple[int, ...]) -> list[tuple[Map, Map]]:
-    """Analysis and synthesis in the orthonormal bases that are tried."""
-    found: list[tuple[Map, Map]] = [(_same, _same), (_hartley, _hartley)]
+def _bases(shape: tuple[int, ...]) -> list[tuple[BasisName, Map, Map]]:
+    """Name, analysis and synthesis of the orthonormal bases that are tried."""
+    found: list[tuple[BasisName, Map, Map]] = [("pixels", _same, _same), ("fourier", _hartley, _hartley)]
     if len(shape) == 3 and shape[0] == 2:
-        found.append((partial(_complex_fourier, torch.fft.fft2), partial(_complex_fourier, torch.fft.ifft2)))
+        found.append(("complex fourier", partial(_complex_fourier, torch.fft.fft2), partial(_complex_fourier, torch.fft.ifft2)))
     return found
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from posterior.guidance.base import Guidance
-from posterior.guidance.linear import gaussian_update
+from posterior.guidance.solves import explain
 from posterior.integrators import Estimate
 from posterior.priors.covariance import isotropic
 from posterior.problem import Problem
@@ -63,4 +63,4 @@ class DiffPIRGuidance(Guidance):
         tolerance = self.tolerance if d.dtype == torch.float64 else max(self.tolerance, 1e-3)
         cov = isotropic(variance)
         key = ("diffpir", sigma, self)
-        return Estimate(d + gaussian_update(problem, key, lin, cov, like.y - lin.prediction, self.iterations, tolerance))
+        return Estimate(d + explain(problem, key, lin, cov, like.y - lin.prediction, self.iterations, tolerance))

@@ -2,60 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor
 
+from posterior.guidance.solves import explain
 from posterior.integrators import Noise
-from posterior.likelihoods import Linearisation, StandardLikelihood
-from posterior.linalg import Apply, cg
+from posterior.likelihoods import Linearisation
 from posterior.priors.covariance import Covariance
-from posterior.problem import Problem, pilot_noise
-
-
-def gaussian_update(
-    problem: Problem,
-    key: Hashable,
-    lin: Linearisation,
-    cov: Covariance,
-    residual: Tensor,
-    iterations: int,
-    tolerance: float,
-) -> Tensor:
-    """C A^T (A C A^T + R)^-1 residual, for residuals (B, *range).
-
-    Solved as C^(1/2) w, (I + C^(1/2) A^T R^-1 A C^(1/2)) w = C^(1/2) A^T R^-1 residual, whose prior is white: the system
-    is the identity plus something positive, so its residual bounds the error of w.
-
-    Args:
-        problem: Where the number of iterations is remembered.
-        key: What the system depends on besides the problem.
-        lin: The operator, at the fields in question.
-        cov: C.
-        residual: Right-hand sides.
-        iterations: Conjugate-gradient iterations at most.
-        tolerance: They stop once w is right to this much, root-mean-square, for a typical residual.
-    """
-    like = problem.likelihood
-    precision = like.reach / like.variance
-    root = cov.root(residual)
-
-    def system(near: Linearisation) -> Apply:
-        information = information_operator(like, near, precision)
-        return lambda w: w + root(information(root(w)))
-
-    def pilot() -> tuple[Apply, Tensor]:
-        field = root(pilot_noise(problem.event_shape, residual))
-        eta = like.variance.sqrt() * pilot_noise(tuple(like.y.shape[1:]), residual, seed=1)
-        near = like.model.linearise(field)
-        return system(near), root(near.vjp(precision * (near.jvp(field) + eta)))
-
-    stop = tolerance * math.prod(problem.event_shape) ** 0.5
-    count = problem.iterations_for(key, pilot, stop, iterations)
-    right = root(lin.vjp(precision * residual))
-    return root(cg(system(lin), right, iterations=count)[0])
+from posterior.problem import Problem
 
 
 def gaussian_draw(
@@ -68,6 +24,9 @@ def gaussian_draw(
     noise: Noise,
     iterations: int,
     tolerance: float,
+    *,
+    prediction: Tensor | None = None,
+    variance: Tensor | None = None,
 ) -> Tensor:
     """A draw of x0 ~ N(mean, C) given the data, by Matheron's rule: with xi ~ N(0, C), eta ~ N(0, R),
 
@@ -75,20 +34,22 @@ def gaussian_draw(
 
     Args:
         problem: Prior and likelihood.
-        key: See `gaussian_update`.
-        lin: The operator, at ``mean``.
+        key: See `explain`.
+        lin: The operator, near ``mean``.
         mean: Fields (B, *event).
         cov: C.
         white: White noise (B, *event), which becomes xi.
         noise: Source of the noise that becomes eta.
-        iterations: See `gaussian_update`.
-        tolerance: See `gaussian_update`.
+        iterations: See `explain`.
+        tolerance: See `explain`.
+        prediction: What the line says of A(mean), where it was not drawn there; that of ``lin`` where None.
+        variance: See `explain`.
     """
     like = problem.likelihood
     xi = cov.sqrt(white)
-    eta = like.variance.sqrt() * noise(tuple(like.y.shape[1:]))
-    residual = like.y - lin.prediction - lin.jvp(xi) - eta
-    return mean + xi + gaussian_update(problem, key, lin, cov, residual, iterations, tolerance)
+    eta = (like.variance if variance is None else variance).sqrt() * noise(tuple(like.y.shape[1:]))
+    residual = like.y - (lin.prediction if prediction is None else prediction) - lin.jvp(xi) - eta
+    return mean + xi + explain(problem, key, lin, cov, residual, iterations, tolerance, variance)
 
 
 def prior_mean(problem: Problem, like: Tensor) -> Tensor:
@@ -96,11 +57,3 @@ def prior_mean(problem: Problem, like: Tensor) -> Tensor:
     reference = problem.prior.reference
     mean = 0.0 if reference is None else reference.mean(problem.event_shape)
     return torch.zeros_like(like) + (mean.to(like) if isinstance(mean, Tensor) else mean)
-
-
-def information_operator(like: StandardLikelihood, lin: Linearisation, precision: Tensor) -> Callable[[Tensor], Tensor]:
-    """v -> A^T R^-1 A v, through the operator's own normal map where the noise is white."""
-    first = like.variance.flatten()[0]
-    if like.model.linear and bool((like.variance == first).all()):
-        return lambda v: like.model.normal(v) / first
-    return lambda v: lin.vjp(precision * lin.jvp(v))

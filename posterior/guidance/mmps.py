@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from posterior.guidance.base import Guidance
-from posterior.guidance.linear import gaussian_update
+from posterior.guidance.solves import explain
 from posterior.integrators import Estimate
 from posterior.likelihoods import Linearisation
 from posterior.linalg import cg, gmres, norm
@@ -80,5 +80,5 @@ class MMPSGuidance(Guidance):
         cov = reference.covariance(problem.event_shape).given(sigma)
         # A solve that has not converged carries rounding, and with it the batch, into the draws.
         tolerance = 1e-6 if residual.dtype == torch.float64 else 1e-3
-        update = gaussian_update(problem, ("mmps", sigma), lin, cov, residual / white.clamp_min(1e-30), 400, tolerance)
+        update = explain(problem, ("mmps", sigma), lin, cov, residual / white.clamp_min(1e-30), 400, tolerance)
         return residual - white * lin.jvp(update)

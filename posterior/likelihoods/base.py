@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -184,7 +184,13 @@ class StandardLikelihood:
 
     Other arguments:
         log_scale: Added to log-probabilities: the log-determinant of a change of data.
+
+    Attributes:
+        stand_in: What the Gaussian is to the law of the noise: "exact", the law itself; "mixture", exact once `noise_variance`
+            is drawn; "local", an approximation near a prediction that `noise_variance` is told.
     """
+
+    stand_in: ClassVar[Literal["exact", "mixture", "local"]] = "exact"
 
     model: ForwardModel
     y: Tensor
@@ -224,6 +230,24 @@ class StandardLikelihood:
     def log_density(self, u: Tensor) -> Tensor:
         """log p(y_i | u_i) of each datum given its prediction ``u`` (B, *range)."""
         return self._gaussian_log_density(u)
+
+    def noise_variance(self, u: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """Variance of the Gaussian that stands in for the law of the noise once A(z) is about ``u``.
+
+        A law that is a scale mixture of Gaussians, y = u + n / sqrt(w) with w of a known law, is Gaussian given w. A variance
+        1 / w drawn from the law of w given y - u is what Gibbs sampling alternates with a Gaussian update of z: the two
+        together leave p(z, w | y) as it is, and so are exact.
+
+        Args:
+            u: Predictions (B, *range).
+
+        Other arguments:
+            uniform: Uniforms on (0, 1) of the shape of ``u``, to draw with; None for one over the expected precision.
+
+        Returns:
+            Variances that broadcast to ``u``; `variance` where the law is Gaussian.
+        """
+        return self.variance
 
     def proximal(self, v: Tensor, step: float) -> Tensor:
         """argmin_u -log p(y | u) + ||u - v||^2 / (2 step) for predictions ``v`` (B, *range).

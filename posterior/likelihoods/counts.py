@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -101,6 +101,7 @@ class StandardPoisson(StandardLikelihood):
         gain: Units of ``y`` in one count.
     """
 
+    stand_in: ClassVar[Literal["exact", "mixture", "local"]] = "local"
     gain: float = 1.0
 
     def chi_square(self, z: Tensor) -> Tensor:
@@ -111,6 +112,10 @@ class StandardPoisson(StandardLikelihood):
     def log_density(self, u: Tensor) -> Tensor:
         """See `StandardLikelihood.log_density`; minus infinity where ``u`` is negative, or zero and something was counted."""
         return _log_poisson(self.y / self.gain, u / self.gain)
+
+    def noise_variance(self, u: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """See `StandardLikelihood.noise_variance`: the law's own variance at rates ``u``, at least that of one count."""
+        return self.gain * u.clamp_min(self.gain)
 
     def proximal(self, v: Tensor, step: float) -> Tensor:
         """See `StandardLikelihood.proximal`: the positive root of u^2 + (step / gain - v) u - step y / gain."""
@@ -127,6 +132,7 @@ class StandardPoissonGaussian(StandardLikelihood):
         read_sigma: Standard deviation of the amplifier's noise, broadcasts to ``y``.
     """
 
+    stand_in: ClassVar[Literal["exact", "mixture", "local"]] = "local"
     gain: float
     read_sigma: Tensor
 
@@ -147,6 +153,10 @@ class StandardPoissonGaussian(StandardLikelihood):
         possible = u >= 0
         total = torch.logsumexp(torch.where(possible[..., None], counted, 0.0) + amplifier, -1)
         return torch.where(possible, total, -torch.inf) - torch.log(read) - 0.5 * math.log(2 * math.pi)
+
+    def noise_variance(self, u: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """See `StandardLikelihood.noise_variance`: the law's own variance at rates ``u``."""
+        return self.read_sigma**2 + self.gain * u.clamp_min(0)
 
     def proximal(self, v: Tensor, step: float) -> Tensor:
         """See `StandardLikelihood.proximal`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -106,6 +106,7 @@ class StandardStudentT(StandardLikelihood):
         dof: Degrees of freedom.
     """
 
+    stand_in: ClassVar[Literal["exact", "mixture", "local"]] = "mixture"
     scale: Tensor
     dof: float
 
@@ -114,6 +115,19 @@ class StandardStudentT(StandardLikelihood):
         t = (self.y - u) / self.scale
         constant = math.lgamma((self.dof + 1) / 2) - math.lgamma(self.dof / 2) - 0.5 * math.log(self.dof * math.pi)
         return constant - self.scale.log() - 0.5 * (self.dof + 1) * torch.log1p(t**2 / self.dof)
+
+    def noise_variance(self, u: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """See `StandardLikelihood.noise_variance`.
+
+        It is scale^2 / w, w ~ Gamma((dof + 1) / 2, (dof + t^2) / 2) with t = (y - u) / scale: the law is the mixture of N(u, scale^2 / w) over w ~ Gamma(dof / 2, dof / 2).
+        """
+        from scipy.special import gammaincinv
+
+        shape, rate = (self.dof + 1) / 2, (self.dof + ((self.y - u) / self.scale) ** 2) / 2
+        if uniform is None:
+            return self.scale**2 * rate / shape
+        drawn = torch.from_numpy(gammaincinv(shape, uniform.double().cpu().numpy())).to(u)
+        return self.scale**2 * rate / drawn.clamp_min(1e-12)
 
     def proximal(self, v: Tensor, step: float) -> Tensor:
         """See `StandardLikelihood.proximal`."""
@@ -130,16 +144,29 @@ class StandardOutlier(StandardLikelihood):
         widen: How much wider these spread.
     """
 
+    stand_in: ClassVar[Literal["exact", "mixture", "local"]] = "mixture"
     sigma: Tensor
     fraction: float
     widen: float
 
     def log_density(self, u: Tensor) -> Tensor:
         """See `StandardLikelihood.log_density`."""
+        good, gross = self._parts(u)
+        return torch.logaddexp(good, gross) - self.sigma.log() - 0.5 * math.log(2 * math.pi)
+
+    def noise_variance(self, u: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """See `StandardLikelihood.noise_variance`: a gross error's with its probability given y - u, else good data's."""
+        good, gross = self._parts(u)
+        probability = torch.sigmoid(gross - good)
+        if uniform is None:
+            return self.sigma**2 / (1 - probability + probability / self.widen**2)
+        return self.sigma**2 * torch.where(uniform < probability, self.widen**2, 1.0)
+
+    def _parts(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-densities of good and of gross data, but for a constant."""
         t2 = ((self.y - u) / self.sigma) ** 2
         good = math.log1p(-self.fraction) - 0.5 * t2
-        gross = math.log(self.fraction / self.widen) - 0.5 * t2 / self.widen**2
-        return torch.logaddexp(good, gross) - self.sigma.log() - 0.5 * math.log(2 * math.pi)
+        return good, math.log(self.fraction / self.widen) - 0.5 * t2 / self.widen**2
 
     def proximal(self, v: Tensor, step: float) -> Tensor:
         """See `StandardLikelihood.proximal`."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from posterior.guidance.bridge import SINGLE_TOLERANCE
-from posterior.guidance.linear import gaussian_draw, information_operator
+from posterior.guidance.linear import gaussian_draw
+from posterior.guidance.solves import information_operator
 from posterior.integrators import Denoiser, Estimate, Integrator, Noise
 from posterior.likelihoods import Linearisation
 from posterior.linalg import dot, norm
@@ -112,9 +113,7 @@ def information_norm(problem: Problem, like: Tensor, iterations: int = 30) -> fl
     if "information norm" not in problem.memo:
         likelihood = problem.likelihood
         typical = problem.noised_prior(pilot_noise(problem.event_shape, like), 0.0)
-        information = information_operator(
-            likelihood, likelihood.model.linearise(typical), likelihood.reach / likelihood.variance
-        )
+        information = information_operator(likelihood, likelihood.model.linearise(typical))
         v = pilot_noise(problem.event_shape, like, seed=1)
         size = norm(v)
         for _ in range(iterations):

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Literal
 
 from posterior.guidance.base import Guidance
-from posterior.guidance.bridge import BridgeGuidance
 from posterior.guidance.ddnm import DDNMGuidance
 from posterior.guidance.ddrm import DDRMGuidance
 from posterior.guidance.diffpir import DiffPIRGuidance
@@ -19,7 +18,7 @@ from posterior.guidance.tmpd import TMPDGuidance
 from posterior.integrators import DDIM, Ancestral, DPMSolver2M, Integrator, Noise, Renoise
 from posterior.problem import Problem
 from posterior.samplers.base import Sampler, State
-from posterior.schedules import Karras, LogUniform, Schedule
+from posterior.schedules import Karras, Schedule
 
 
 @dataclass(frozen=True)
@@ -221,31 +220,3 @@ class FlowChef(Guided):
         sigma_min: float | None = None,
     ) -> None:
         super().__init__(FlowChefGuidance(scale), integrator or DDIM(), steps, schedule or Karras(), sigma_max, sigma_min)
-
-
-class GaussianBridge(Guided):
-    """Calibrated transitions from the prior's reference Gaussian; see `BridgeGuidance`.
-
-    One network call and one linear solve a step, no backward pass. The first fields are draws of the Gaussian's own
-    posterior, so noise levels far above the prior's rms add nothing: the default grid runs from 2 to 0.03 rms.
-    """
-
-    def __init__(
-        self,
-        steps: int = 10,
-        *,
-        iterations: int = 200,
-        tolerance: float = 1e-3,
-        schedule: Schedule | None = None,
-        sigma_max: float | None = None,
-        sigma_min: float | None = None,
-    ) -> None:
-        guidance = BridgeGuidance(iterations, tolerance)
-        super().__init__(guidance, Ancestral(), steps, schedule or LogUniform(), sigma_max, sigma_min)
-
-    def levels(self, problem: Problem) -> list[float]:
-        """See `Guided.levels`."""
-        rms = problem.prior.rms
-        top = self.sigma_max if self.sigma_max is not None else min(2 * rms, problem.prior.sigma_max)
-        low = self.sigma_min if self.sigma_min is not None else max(0.03 * rms, problem.prior.sigma_min)
-        return self.schedule(self.steps, top, low)

@@ -1,0 +1,165 @@
+"""C A^T (A C A^T + R)^-1 r, the step from a Gaussian to its posterior, by the cheapest way that is open.
+
+- Where A^T R^-1 A is diagonal in a basis in which C is too (blurs and masks in Fourier space or in pixels): arithmetic.
+- Where the operator is linear and the data few: A C A^T + R is formed and factorised, once for all draws if R is the same for
+  all of them.
+- Else conjugate gradients on (I + C^(1/2) A^T R^-1 A C^(1/2)) w = C^(1/2) A^T R^-1 r, which is the identity plus something
+  positive, so that its residual bounds the error of w. The iterations are counted once, on a typical right-hand side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import Tensor
+
+from posterior.likelihoods import Linearisation, StandardLikelihood
+from posterior.linalg import Apply, cg
+from posterior.priors.covariance import Covariance, FourierBasis, IdentityBasis
+from posterior.problem import Problem, pilot_noise
+from posterior.svd import LARGEST_MATRIX, matrix_free_system, whitened_matrix
+
+# Most data whose covariance is factorised, and how many such matrices are kept.
+FEW = 512
+KEPT = 64
+# Drawn variances may be this much smaller than those of the Gaussian that stands in for the law.
+SHARPEST = 0.25
+
+
+def explain(
+    problem: Problem,
+    key: Hashable,
+    lin: Linearisation,
+    cov: Covariance,
+    residual: Tensor,
+    iterations: int,
+    tolerance: float,
+    variance: Tensor | None = None,
+) -> Tensor:
+    """C A^T (A C A^T + R)^-1 residual, as fields, for residuals (B, *range).
+
+    Args:
+        problem: Where what depends on no draw is remembered.
+        key: What C depends on, besides the problem.
+        lin: The operator, at the fields in question.
+        cov: C.
+        residual: Right-hand sides.
+        iterations: Conjugate-gradient iterations at most.
+        tolerance: They stop once w is right to this much, root-mean-square, for a typical residual.
+        variance: Noise variances of each draw, (B or 1, *range); those of the likelihood where None.
+    """
+    like = problem.likelihood
+    if like.model.linear and like.count > 0:
+        weights = None if variance is not None else _diagonal_weights(problem, cov, residual)
+        if weights is not None:
+            system = matrix_free_system(problem)
+            assert system is not None
+            return system.synthesise(weights * system.analyse(lin.vjp(like.reach / like.variance * residual)))
+        if like.count <= FEW and like.count * math.prod(problem.event_shape) <= LARGEST_MATRIX:
+            return _dense(problem, key, cov, residual, variance)
+    return _iterative(problem, key, lin, cov, residual, iterations, tolerance, variance)
+
+
+def _diagonal_weights(problem: Problem, cov: Covariance, like: Tensor) -> Tensor | None:
+    """e / (1 + e g^2) in the basis that both C = diag(e) and A^T R^-1 A = diag(g^2) are diagonal in; None without one."""
+    values, event = cov.eigenvalues.to(like), problem.event_shape
+    number = isinstance(cov.basis, IdentityBasis) and values.ndim == 0
+    fourier = isinstance(cov.basis, FourierBasis) and cov.basis.ndim == min(2, len(event))
+    if not (number or fourier or isinstance(cov.basis, IdentityBasis)):
+        return None
+    system = matrix_free_system(problem)
+    if system is None:
+        return None
+    shared = values.ndim < 3 or values.shape[-3] == 1  # the same in real and imaginary part
+    fits = (
+        number
+        or (system.basis == "pixels" and isinstance(cov.basis, IdentityBasis))
+        or (system.basis == "fourier" and fourier)
+        or (system.basis == "complex fourier" and fourier and shared)
+    )
+    return values / (1 + values * system.gains**2) if fits else None
+
+
+def _dense(problem: Problem, key: Hashable, cov: Covariance, residual: Tensor, variance: Tensor | None) -> Tensor:
+    like = problem.likelihood
+    rows, gram = _gram(problem, key, cov)
+    seen = like.reach.flatten()
+    noise = like.variance.flatten()[seen].double()
+    white = residual.flatten(1)[:, seen].double() * noise.rsqrt()
+    if variance is None:
+        root = _once(problem, ("root", key), lambda: torch.linalg.cholesky(gram + torch.eye(len(gram)).to(gram)))
+        solved = torch.cholesky_solve(white.T, root).T
+    else:
+        spread = variance.expand(len(residual), *like.y.shape[1:]).flatten(1)[:, seen].double() / noise
+        solved = torch.cholesky_solve(white[:, :, None], torch.linalg.cholesky(gram + torch.diag_embed(spread)))[..., 0]
+    return cov.apply((solved.to(rows) @ rows).reshape(-1, *problem.event_shape))
+
+
+def _gram(problem: Problem, key: Hashable, cov: Covariance) -> tuple[Tensor, Tensor]:
+    """R^(-1/2) A, (m, n), and R^(-1/2) A C A^T R^(-1/2) in double precision, (m, m)."""
+    rows = _once(problem, "whitened matrix", lambda: whitened_matrix(problem))
+    if isinstance(cov.basis, IdentityBasis) and cov.eigenvalues.ndim == 0:
+        white = _once(problem, "whitened gram", lambda: rows.double() @ rows.double().T)
+        return rows, cov.eigenvalues.to(white) * white
+
+    def form() -> Tensor:
+        spread = cov.apply(rows.double().reshape(-1, *problem.event_shape)).flatten(1)
+        gram = rows.double() @ spread.T
+        return (gram + gram.T) / 2
+
+    return rows, _once(problem, ("gram", key), form)
+
+
+def _once(problem: Problem, key: Hashable, form: Callable[[], Tensor]) -> Tensor:
+    """A matrix, remembered while there are few of them."""
+    if key in problem.memo:
+        return problem.memo[key]
+    made = form()
+    if sum(isinstance(k, tuple) and k[:1] in (("gram",), ("root",)) for k in problem.memo) < KEPT:
+        problem.memo[key] = made
+    return made
+
+
+def _iterative(
+    problem: Problem,
+    key: Hashable,
+    lin: Linearisation,
+    cov: Covariance,
+    residual: Tensor,
+    iterations: int,
+    tolerance: float,
+    variance: Tensor | None,
+) -> Tensor:
+    like = problem.likelihood
+    root = cov.root(residual)
+
+    def system(near: Linearisation, noise: Tensor) -> Apply:
+        information = information_operator(like, near, noise)
+        return lambda w: w + root(information(root(w)))
+
+    def pilot() -> tuple[Apply, Tensor]:
+        noise = like.variance if variance is None else SHARPEST * like.variance
+        field = root(pilot_noise(problem.event_shape, residual))
+        eta = noise.sqrt() * pilot_noise(tuple(like.y.shape[1:]), residual, seed=1)
+        near = like.model.linearise(field)
+        return system(near, noise), root(near.vjp(like.reach / noise * (near.jvp(field) + eta)))
+
+    stop = tolerance * math.prod(problem.event_shape) ** 0.5
+    count = problem.iterations_for((key, variance is None), pilot, stop, iterations)
+    noise = like.variance if variance is None else variance
+    right = root(lin.vjp(like.reach / noise * residual))
+    return root(cg(system(lin, noise), right, iterations=count)[0])
+
+
+def information_operator(
+    like: StandardLikelihood, lin: Linearisation, variance: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
+    """v -> A^T R^-1 A v, through the operator's own normal map where the noise is white."""
+    variance = like.variance if variance is None else variance
+    first = variance.flatten()[0]
+    if like.model.linear and bool((variance == first).all()):
+        return lambda v: like.model.normal(v) / first
+    precision = like.reach / variance
+    return lambda v: lin.vjp(precision * lin.jvp(v))

@@ -1,0 +1,190 @@
+"""GaussianBridge beyond linear operators and Gaussian noise, and every way to solve its linear systems."""
+
+import deepinv
+import numpy as np
+import pytest
+import torch
+
+import operators
+import posterior
+from benchmarks.problems.random_field import random_field
+from posterior.guidance.solves import explain
+from posterior.problem import Problem, pilot_noise
+
+
+class Matrix(deepinv.physics.LinearPhysics):
+    """y = M x for vectors."""
+
+    def __init__(self, matrix):
+        super().__init__()
+        self.matrix = matrix
+
+    def A(self, x, **kwargs):
+        return x @ self.matrix.to(x).T
+
+    def A_adjoint(self, y, **kwargs):
+        return y @ self.matrix.to(y)
+
+
+class Function(deepinv.physics.Physics):
+    """y = f(x)."""
+
+    def __init__(self, f):
+        super().__init__()
+        self.f = f
+
+    def A(self, x, **kwargs):
+        return self.f(x)
+
+
+def tensor(*values):
+    return torch.tensor([values], dtype=torch.float64)
+
+
+def against_quadrature(like, mean, std, sampler, draws=3000):
+    """Bias and spread of draws for x ~ N(mean, std^2), in posterior std, and Kolmogorov's distance times sqrt(draws)."""
+    prior = posterior.GaussianPrior(tensor(mean)[0], tensor(std**2))
+    found = posterior.sample(prior, like, sampler, draws=draws, batch_size=draws).samples[:, 0].double()
+    x = torch.linspace(mean - 8 * std, mean + 8 * std, 8001, dtype=torch.float64)[:, None]
+    weight = torch.softmax(like.log_prob(x) - 0.5 * ((x[:, 0] - mean) / std) ** 2, 0)
+    location = weight @ x[:, 0]
+    spread = (weight @ (x[:, 0] - location) ** 2).sqrt()
+    at = torch.from_numpy(np.interp(found.numpy(), x[:, 0].numpy(), weight.cumsum(0).numpy())).sort().values
+    distance = (at - (torch.arange(draws) + 0.5) / draws).abs().max() * draws**0.5
+    return float((found.mean() - location) / spread), float(found.std() / spread), float(distance)
+
+
+# torch.func.jvp loads its decompositions with torch's own deprecated scripting
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning")
+DATA = tensor(1.0, 1.3, 0.8, 1.6, 6.0)
+ONES = torch.ones(5, 1)
+
+
+class TestGrossErrors:
+    @pytest.mark.parametrize("steps", [1, 6])
+    @pytest.mark.parametrize(
+        "like",
+        [
+            posterior.StudentTLikelihood(Matrix(ONES), DATA, 0.4, dof=3),
+            posterior.StudentTLikelihood(Matrix(ONES), DATA, 0.4, dof=4.5),
+            posterior.OutlierLikelihood(Matrix(ONES), DATA, 0.4, fraction=0.1),
+        ],
+        ids=["student 3", "student 4.5", "outlier"],
+    )
+    def test_exact_under_a_gaussian_prior(self, like, steps):
+        bias, ratio, distance = against_quadrature(like, 0.0, 2.0, posterior.GaussianBridge(steps))
+        assert abs(bias) < 0.08
+        assert ratio == pytest.approx(1, abs=0.1)
+        assert distance < 1.63  # the 1 % point of Kolmogorov's law
+
+    def test_without_drawn_variances_it_is_not(self):
+        """What the sweeps are for: one sweep from the wrong variances is seen by the same test."""
+        like = posterior.StudentTLikelihood(Matrix(ONES), DATA, 0.4, dof=3)
+        assert against_quadrature(like, 0.0, 2.0, posterior.GaussianBridge(1, sweeps=0))[2] > 2
+
+    def test_variances_are_those_of_the_mixture(self):
+        """Averaged over the law of w given the residual, 1 / w is the precision that `noise_variance` expects."""
+        uniform = (torch.arange(20000, dtype=torch.float64)[:, None] + 0.5) / 20000
+        for like in (
+            posterior.StudentTLikelihood(Matrix(torch.ones(1, 1)), tensor(1.5), 0.5, dof=4),
+            posterior.OutlierLikelihood(Matrix(torch.ones(1, 1)), tensor(1.5), 0.5),
+        ):
+            law = like.in_standard(posterior.GaussianPrior.affine, (1,))
+            u = torch.zeros(20000, 1, dtype=torch.float64)
+            drawn = law.noise_variance(u, uniform)
+            torch.testing.assert_close((1 / drawn).mean(), 1 / law.noise_variance(u[:1])[0, 0], rtol=2e-3, atol=0)
+            # and the posterior score of the location is that of the law itself
+            score = ((law.y - u) / drawn).mean()
+            torch.testing.assert_close(score, law.gradient(u[:1])[0, 0], rtol=2e-3, atol=0)
+
+    def test_draws_do_not_depend_on_the_batch(self):
+        problem = random_field("inpainting")
+        like = posterior.StudentTLikelihood(problem.likelihood.operator, problem.likelihood.y, 0.05)
+        one, three = (
+            posterior.sample(problem.prior, like, posterior.GaussianBridge(2, sweeps=2), draws=3, batch_size=b).samples
+            for b in (1, 3)
+        )
+        torch.testing.assert_close(one, three, rtol=0, atol=1e-5)
+
+
+class TestCurved:
+    @pytest.mark.parametrize("count", [0.0, 2.0, 20.0])
+    def test_counts(self, count):
+        like = posterior.PoissonLikelihood(Matrix(torch.ones(1, 1)), tensor(count))
+        bias, ratio, _ = against_quadrature(like, max(3.0, count), max(1.0, 0.3 * count), posterior.GaussianBridge(10))
+        assert abs(bias) < 0.15
+        assert ratio == pytest.approx(1, abs=0.06)
+
+    def test_counts_by_the_count_alone_are_worse(self):
+        like = posterior.PoissonLikelihood(Matrix(torch.ones(1, 1)), tensor(0.0))
+        assert abs(against_quadrature(like, 3.0, 1.0, posterior.GaussianBridge(10, relinearise=0))[0]) > 0.4
+
+    def test_a_nonlinear_operator(self):
+        like = posterior.GaussianLikelihood(Function(torch.exp), tensor(3.0), 0.5)
+        rough, fine = (against_quadrature(like, 0.0, 1.0, posterior.GaussianBridge(1, relinearise=k)) for k in (0, 3))
+        assert rough[0] > 1
+        assert abs(fine[0]) < 0.3
+        bias, ratio, _ = against_quadrature(like, 0.0, 1.0, posterior.GaussianBridge(20))
+        assert abs(bias) < 0.2
+        assert ratio == pytest.approx(1, abs=0.1)
+
+    def test_negative_counts_of_iterations_are_refused(self):
+        with pytest.raises(ValueError, match="relinearise must not be negative"):
+            posterior.GaussianBridge(relinearise=-1)
+
+
+class TestStacked:
+    def test_two_instruments_of_different_precision(self):
+        """One of them sees much better: the draws are those of the exact posterior, which knows both."""
+        problem = random_field("inpainting")
+        shape = problem.event_shape
+        parts = [operators.SuperResolution(shape, 4), problem.likelihood.operator]
+        stack = operators.Stack(parts, shape)
+        y = stack.A(problem.truth.double())
+        sigma = torch.cat([torch.full((1, 64), 0.02), torch.full((1, y.shape[1] - 64), 0.3)], 1).double()
+        g = torch.Generator().manual_seed(0)
+        like = posterior.GaussianLikelihood(stack, y + sigma * torch.randn(y.shape, generator=g, dtype=y.dtype), sigma)
+        exact = posterior.exact_posterior(problem.prior, like)
+        draws = posterior.sample(problem.prior, like, posterior.GaussianBridge(3), draws=200, batch_size=100)
+        white = ((draws.mean.double() - exact.mean) / exact.std * 200**0.5).square().mean()
+        assert float(white) == pytest.approx(1, abs=0.35)
+        assert float((draws.std / exact.std).mean()) == pytest.approx(1, abs=0.02)
+
+
+class TestSolves:
+    @pytest.mark.parametrize("operator", ["inpainting", "pooling", "blur", "fourier"])
+    def test_every_way_gives_the_same_answer(self, operator, monkeypatch):
+        """Closed form where there is one, dense and iterative, against each other."""
+        import posterior.guidance.solves as solves
+
+        instance = random_field(operator)
+        shape = instance.event_shape
+        like = instance.likelihood.in_standard(instance.prior.affine, shape)
+        cov = instance.prior.reference.error_covariance(shape, 0.3)
+        residual = torch.cat([pilot_noise(tuple(like.y.shape[1:]), like.y, seed) for seed in (1, 2)]) * like.reach
+        lin = like.model.linearise(torch.zeros(2, *shape, dtype=torch.float64))
+        found = {}
+        for name, few, diagonal in (("chosen", 512, True), ("dense", 4096, False), ("iterative", 0, False)):
+            monkeypatch.setattr(solves, "FEW", few)
+            if not diagonal:
+                monkeypatch.setattr(solves, "_diagonal_weights", lambda *_: None)
+            found[name] = explain(Problem(instance.prior, like, shape), "key", lin, cov, residual, 2000, 1e-9)
+        for name in ("chosen", "iterative"):
+            torch.testing.assert_close(found[name], found["dense"], rtol=1e-5, atol=1e-6)
+
+    def test_drawn_variances_in_dense_and_iterative_solves(self, monkeypatch):
+        import posterior.guidance.solves as solves
+
+        instance = random_field("pooling")
+        shape = instance.event_shape
+        like = instance.likelihood.in_standard(instance.prior.affine, shape)
+        cov = instance.prior.reference.error_covariance(shape, 0.3)
+        lin = like.model.linearise(torch.zeros(2, *shape, dtype=torch.float64))
+        noise = pilot_noise((2, *like.y.shape[1:]), like.y)[0]
+        variance = like.variance * torch.exp(noise)
+        found = []
+        for few in (4096, 0):
+            monkeypatch.setattr(solves, "FEW", few)
+            problem = Problem(instance.prior, like, shape)
+            found.append(explain(problem, "key", lin, cov, noise.flip(0), 2000, 1e-9, variance))
+        torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
