@@ -32,8 +32,8 @@ class BridgeGuidance(Guidance):
 
     **Gross errors.** Student's law and the outlier mixture are Gaussian given one variance for each datum. Those are drawn
     given y - A(x0) of the last x0, and then x0 given them: a sweep of Gibbs sampling, which leaves p(x0, variances | x, y) as
-    it is. The sweeps of the start bring the two into step, and each later step needs one only, since x' is drawn from x0. So this
-    too is exact where the prior is Gaussian, but for the start, whose chain is finite.
+    it is. The sweeps of the start bring the two into step, and each later step needs one only, since x' is drawn from x0. So
+    this too is exact where the prior is Gaussian, but for the start, whose chain is finite.
 
     **Nonlinear operators and counts.** The operator is replaced by a line, at first at D and then at the mean that follows,
 

@@ -24,8 +24,8 @@ from posterior.svd import LARGEST_MATRIX, matrix_free_system, whitened_matrix
 # Most data whose covariance is factorised, and how many such matrices are kept.
 FEW = 512
 KEPT = 64
-# Drawn variances may be this much smaller than those of the Gaussian that stands in for the law.
-SHARPEST = 0.25
+# Drawn variances spread about those of the Gaussian that stands in for the law: by this factor either way, on a pilot.
+SPREAD = 4.0
 
 
 def explain(
@@ -140,7 +140,9 @@ def _iterative(
         return lambda w: w + root(information(root(w)))
 
     def pilot() -> tuple[Apply, Tensor]:
-        noise = like.variance if variance is None else SHARPEST * like.variance
+        noise = like.variance
+        if variance is not None:
+            noise = noise * SPREAD ** pilot_noise(tuple(like.y.shape[1:]), residual, seed=2).clamp(-1, 1)
         field = root(pilot_noise(problem.event_shape, residual))
         eta = noise.sqrt() * pilot_noise(tuple(like.y.shape[1:]), residual, seed=1)
         near = like.model.linearise(field)

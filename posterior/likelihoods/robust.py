@@ -119,7 +119,8 @@ class StandardStudentT(StandardLikelihood):
     def noise_variance(self, u: Tensor, uniform: Tensor | None = None) -> Tensor:
         """See `StandardLikelihood.noise_variance`.
 
-        It is scale^2 / w, w ~ Gamma((dof + 1) / 2, (dof + t^2) / 2) with t = (y - u) / scale: the law is the mixture of N(u, scale^2 / w) over w ~ Gamma(dof / 2, dof / 2).
+        It is scale^2 / w, w ~ Gamma((dof + 1) / 2, (dof + t^2) / 2) with t = (y - u) / scale: the law is the mixture of
+        N(u, scale^2 / w) over w ~ Gamma(dof / 2, dof / 2).
         """
         from scipy.special import gammaincinv
 
