@@ -1,0 +1,1 @@
+"""Deconvolution of galaxies seen through a telescope."""
