@@ -2,92 +2,30 @@
 
 from __future__ import annotations
 
-import html
 import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from posterior.axes import DEFAULT_DIMS, check_names, coordinate
+from posterior.quantiles import weibull_quantiles
+from posterior.stats import Stats
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from xarray import DataArray, DataTree
+    from xarray import DataTree
 
-# What a saved tree calls its other variables and axes: neither the field nor its axes may take these names.
-STATISTICS = {
-    "nfe": ("network calls per draw", "1"),
-    "vjps": ("vector-Jacobian products through the network per draw", "1"),
-    "seconds": ("wall-clock time of the run", "s"),
-    "peak_memory": ("peak memory of the run", "byte"),
-    "residual": ("normalised residual chi-square, averaged over draws", "1"),
-    "ess": ("effective sample size of a run", "1"),
-    "log_evidence": ("estimate of the log-evidence of a run", "1"),
-    "log_evidence_std": ("standard error of the log-evidence of a run", "1"),
-    "log_weight": ("unnormalised log-weight of a draw", "1"),
-}
-RESERVED = frozenset(STATISTICS) | {"chain", "draw", "complex", "measurement", "noise_std"}
+    from posterior.likelihoods import Likelihood
 
 _BLOCK = 2**22  # values that are sorted at once
-_DEFAULT_DIMS = {0: (), 1: ("x",), 2: ("y", "x"), 3: ("channel", "y", "x")}
 
 
 class PointEstimateError(RuntimeError):
     """Uncertainty was asked of a method that returns a mode or a mean."""
-
-
-@dataclass(frozen=True)
-class Stats:
-    """How the draws were made.
-
-    Args:
-        nfe: Network calls per draw.
-        vjps: Vector-Jacobian products through the network per draw.
-        seconds: Wall-clock time of the run.
-        peak_memory: Peak memory in bytes, None where it is not known.
-        seed: The seed given.
-        status: "ok", or what went wrong.
-        sampler: repr of the sampler.
-        prior: repr of the prior.
-        likelihood: repr of the likelihood.
-        versions: Versions of the packages that had a part in it.
-        warnings: What the user should know, one sentence each.
-        ess: Effective sample size of each independent run of an SMC sampler.
-        log_evidence: Estimate of log p(y), one for each SMC run.
-        log_evidence_std: Its standard error, one for each SMC run.
-        residual: ||y - A x||^2 / (m sigma^2) averaged over draws; 1 is what true noise gives.
-    """
-
-    nfe: int
-    vjps: int
-    seconds: float
-    peak_memory: int | None
-    seed: int
-    status: str
-    sampler: str
-    prior: str
-    likelihood: str
-    versions: dict[str, str]
-    warnings: tuple[str, ...] = ()
-    ess: tuple[float, ...] | None = None
-    log_evidence: tuple[float, ...] | None = None
-    log_evidence_std: tuple[float, ...] | None = None
-    residual: float | None = None
-
-    def __post_init__(self) -> None:
-        # Plain numbers, whatever array library they came from: they have to survive a file.
-        for name in ("nfe", "vjps", "peak_memory", "seed", "seconds", "residual"):
-            if (value := getattr(self, name)) is not None:
-                number = float(value) if name in ("seconds", "residual") else int(value)
-                object.__setattr__(self, name, number)
-        for name in ("ess", "log_evidence", "log_evidence_std"):
-            if (values := getattr(self, name)) is not None:
-                object.__setattr__(self, name, tuple(float(v) for v in values))
-        object.__setattr__(self, "warnings", tuple(self.warnings))
-        object.__setattr__(self, "versions", dict(self.versions))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -141,9 +79,9 @@ class Draws:
                 "shape (draws, *event), one draw or more (complex fields: two real channels, kind='complex')"
             )
         event = shape[1:]
-        dims = tuple(self.dims or _DEFAULT_DIMS.get(len(event)) or (f"dim_{i}" for i in range(len(event))))
+        dims = tuple(self.dims or DEFAULT_DIMS.get(len(event)) or (f"dim_{i}" for i in range(len(event))))
         object.__setattr__(self, "dims", dims)
-        _check_names(self.name, dims, event)
+        check_names(self.name, dims, event)
         if self.kind not in ("real", "complex"):
             raise ValueError(f"Draws: kind is {self.kind!r}; wanted 'real' or 'complex'")
         if self.kind == "complex" and dict(zip(dims, event, strict=True)).get("channel") != 2:
@@ -163,20 +101,9 @@ class Draws:
             )
         if self.observed is not None and (self.observed.ndim < 1 or self.observed.shape[0] != 1):
             raise ValueError(f"Draws: observed has shape {tuple(self.observed.shape)}; wanted (1, *range)")
-        coords = {key: self._coordinate(key, value, event) for key, value in (self.coords or {}).items()}
+        sizes = dict(zip(dims, event, strict=True))
+        coords = {key: coordinate(key, value, sizes, self.kind) for key, value in (self.coords or {}).items()}
         object.__setattr__(self, "coords", coords)
-
-    def _coordinate(self, dim: str, value: Any, event: tuple[int, ...]) -> DataArray:
-        from xarray import DataArray
-
-        if dim not in self.dims or (dim == "channel" and self.kind == "complex"):
-            takes = [d for d in self.dims if not (d == "channel" and self.kind == "complex")]
-            raise ValueError(f"Draws: a coordinate is called {dim!r}; the axes that take one are {takes}")
-        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
-        size = event[self.dims.index(dim)]
-        if array.shape != (size,):
-            raise ValueError(f"Draws: coordinate {dim!r} has shape {array.shape}; wanted ({size},)")
-        return DataArray(array.copy(), dims=(dim,), name=dim, attrs=dict(getattr(value, "attrs", {})))
 
     def __len__(self) -> int:
         return self.samples.shape[0]
@@ -279,7 +206,7 @@ class Draws:
         step = max(1, _BLOCK // self.n)
         for start in range(0, flat.shape[1], step):
             block = flat[:, start : start + step].detach().cpu().numpy().T
-            ends[:, start : start + step] = torch.from_numpy(_quantiles(block, levels, weights))
+            ends[:, start : start + step] = torch.from_numpy(weibull_quantiles(block, levels, weights))
         lower, upper = ends.reshape(2, *self.event_shape).to(flat.device)
         return lower, upper
 
@@ -329,7 +256,7 @@ class Draws:
             raise ValueError(f"Draws.map: fn returned shape {tuple(samples.shape)} for {self.n} draws")
         event = tuple(samples.shape[1:])
         if dims is None:
-            dims = self.dims if len(event) == len(self.dims) else _DEFAULT_DIMS.get(len(event), ())
+            dims = self.dims if len(event) == len(self.dims) else DEFAULT_DIMS.get(len(event), ())
         sizes = dict(zip(dims, event, strict=False))
         if kind is None:
             kind = "complex" if self.kind == "complex" and sizes.get("channel") == 2 else "real"
@@ -354,19 +281,24 @@ class Draws:
         dims = self.dims[:axis] + self.dims[axis + 1 :]
         return self.map(lambda x: torch.linalg.vector_norm(x, dim=axis + 1), name=f"{self.name}_magnitude", dims=dims)
 
-    def to_datatree(self) -> DataTree:
-        """The draws as an xarray.DataTree in ArviZ's schema; see `posterior.draws_io.to_datatree`."""
+    def to_datatree(self, likelihood: Likelihood | None = None) -> DataTree:
+        """The draws as an xarray.DataTree in ArviZ's schema; see `posterior.draws_io.to_datatree`.
+
+        Args:
+            likelihood: What they were drawn with, for the group ``posterior_predictive``; left out where None.
+        """
         from posterior.draws_io import to_datatree
 
-        return to_datatree(self)
+        return to_datatree(self, likelihood)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], likelihood: Likelihood | None = None) -> None:
         """Write the draws, without loss, to NetCDF (.nc) or Zarr (.zarr).
 
         What was at `path` is replaced in the end, when all is written: no file is ever left half-written.
 
         Args:
             path: Where to.
+            likelihood: What they were drawn with, to write the data that they predict too.
 
         Raises:
             ValueError: If the suffix is neither.
@@ -375,7 +307,7 @@ class Draws:
         """
         from posterior.draws_io import save
 
-        save(self, path)
+        save(self, path, likelihood)
 
     def plot(
         self,
@@ -429,9 +361,9 @@ class Draws:
         )
 
     def _repr_html_(self) -> str:
-        facts = [*self._facts().items(), *(("warning", text) for text in self.stats.warnings)]
-        rows = (f"<tr><th>{html.escape(key)}</th><td>{html.escape(text)}</td></tr>" for key, text in facts)
-        return f"<table>{''.join(rows)}</table>"
+        from posterior.figures.html import summary
+
+        return summary(self, self._facts())
 
 
 def load_draws(path: str | os.PathLike[str]) -> Draws:
@@ -447,53 +379,6 @@ def load_draws(path: str | os.PathLike[str]) -> Draws:
     from posterior.draws_io import load
 
     return load(path)
-
-
-def _quantiles(values: np.ndarray, levels: tuple[float, ...], weights: np.ndarray | None) -> np.ndarray:
-    """Quantiles at Weibull positions; see `Draws.interval`.
-
-    Args:
-        values: (m, n), quantiles are taken along the rows.
-        levels: Between 1 / (n + 1) and n / (n + 1).
-        weights: (n,), summing to one, or None.
-
-    Returns:
-        Array (levels, m).
-    """
-    result = np.empty((len(levels), len(values)), values.dtype)
-    if weights is None:
-        values, n = np.array(values, order="C"), values.shape[1]
-        values.sort(axis=1)
-        for row, level in zip(result, levels, strict=True):
-            place = min(max(level * (n + 1) - 1, 0), n - 1)  # counted from 0, and inside despite rounding
-            left = min(int(place), n - 2)
-            row[:] = values[:, left] + (values[:, left + 1] - values[:, left]) * (place - left)
-    else:
-        values, weights = np.ascontiguousarray(values[:, weights > 0]), weights[weights > 0]
-        order = values.argsort(axis=1)
-        values, weights = np.take_along_axis(values, order, 1), weights[order]
-        effective = 1 / np.square(weights).sum(1, keepdims=True)
-        position = (effective * (weights.cumsum(1) - weights / 2) + 0.5) / (effective + 1)
-        index = np.arange(len(values))
-        for row, level in zip(result, levels, strict=True):
-            left = np.clip((position <= level).sum(1) - 1, 0, values.shape[1] - 2)
-            low, high, p, q = (a[index, left + i] for a in (values, position) for i in (0, 1))
-            row[:] = low + (high - low) * np.clip((level - p) / np.maximum(q - p, 1e-300), 0, 1)
-    result[:, np.isnan(values[:, -1])] = np.nan  # sorting hides missing values at the end
-    return result
-
-
-def _check_names(name: str, dims: tuple[str, ...], event: tuple[int, ...]) -> None:
-    if len(dims) != len(event) or len(set(dims)) != len(dims):
-        raise ValueError(f"Draws: dims are {dims}; wanted a name for each axis of an event of shape {event}")
-    taken = RESERVED & {name, *dims}
-    if taken:
-        raise ValueError(f"Draws: {min(taken)!r} is taken and can be neither the name nor an axis")
-    if name in dims:
-        raise ValueError(f"Draws: the field and one of its axes are both called {name!r}; pass another name")
-    for text in (name, *dims):
-        if not text or "/" in text:
-            raise ValueError(f"Draws: {text!r} cannot be a name in a file; wanted one that has no '/'")
 
 
 def _check_weights(log_weights: Tensor, n: int) -> None:

@@ -22,26 +22,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posterior.draws import STATISTICS, Draws, Stats
+from posterior.draws import Draws
+from posterior.likelihoods.base import real_view
+from posterior.stats import STATISTICS, Stats
 
 if TYPE_CHECKING:
-    from xarray import DataTree, Variable
+    from xarray import Dataset, DataTree, Variable
+
+    from posterior.likelihoods import Likelihood
 
 _LIBRARY = "posterior"
 _SUFFIXES = (".nc", ".zarr")
 
 
-def to_datatree(draws: Draws) -> DataTree:
+def to_datatree(draws: Draws, likelihood: Likelihood | None = None) -> DataTree:
     """The draws as an xarray.DataTree in the schema of ArviZ 1.x.
 
     Groups: `posterior` (the samples, with axes chain, draw and those of an event), `sample_stats` and, where
-    there is something to hold, `observed_data` (the variable `measurement`), `constant_data` (`noise_std`, `mask`)
-    and `reference` (the truth). Coordinates lie on the root and are inherited. The parts of complex values
-    lie along an axis `complex` with coordinates "real" and "imag", since most readers know no complex
-    numbers: in place of the field's axis `channel`, and last in data.
+    there is something to hold, `observed_data` (the variable `measurement`), `constant_data` (`noise_std`, `mask`),
+    `posterior_predictive` and `reference` (the truth). What a test of calibration found is added by
+    `posterior.uncertainty.attach`, in the groups `prior_sbc` and `calibration`. Coordinates lie on the root and are
+    inherited. The parts of complex values lie along an axis `complex` with coordinates "real" and "imag", since most
+    readers know no complex numbers: in place of the field's axis `channel`, and last in data.
 
     Args:
         draws: What to convert.
+        likelihood: What they were drawn with, for the group `posterior_predictive`: `prediction`, the operator applied
+            to each draw, and for Gaussian noise `measurement`, data replicated from it with noise of its own.
 
     Returns:
         The tree. Samples on the CPU share their memory with it.
@@ -88,6 +95,8 @@ def to_datatree(draws: Draws) -> DataTree:
         attrs = {"long_name": "whether a point exists", "flag_values": np.array([0, 1], np.int8), "flag_meanings": "no yes"}
         constant = groups.setdefault("/constant_data", xr.Dataset())
         groups["/constant_data"] = constant.assign(mask=(dims, _array(draws.mask).astype(np.int8), attrs))
+    if likelihood is not None:
+        groups["/posterior_predictive"] = _predictive(draws, likelihood)
     if draws.truth is not None:
         attrs = {"units": draws.units, "long_name": f"true {draws.name}"}
         groups["/reference"] = xr.Dataset({draws.name: (dims, _masked(draws, draws.truth), attrs)})
@@ -107,6 +116,37 @@ def to_datatree(draws: Draws) -> DataTree:
         "coordinate_dtypes": json.dumps({key: str(value.dtype) for key, value in draws.coords.items()}),
     }
     return xr.DataTree.from_dict({"/": xr.Dataset(coords=coords, attrs=root), **groups})
+
+
+def _predictive(draws: Draws, likelihood: Likelihood) -> Dataset:
+    """What the operator makes of each draw and, where the noise is Gaussian, data replicated from it.
+
+    The noise of replicate i depends on the seed of the draws and on i alone.
+    """
+    import xarray as xr
+
+    from posterior.likelihoods import GaussianLikelihood
+    from posterior.priors.base import Affine
+
+    y, made = likelihood.y, {"prediction": [], "measurement": []}
+    standard = likelihood.in_standard(Affine(), draws.event_shape) if type(likelihood) is GaussianLikelihood else None
+    sequence = np.random.SeedSequence([draws.stats.seed, *b"posterior predictive"])
+    with torch.no_grad():
+        for x, child in zip(draws.samples, sequence.spawn(draws.n), strict=True):
+            predicted = likelihood.operator.A(x[None].to(real_view(y).dtype))[0]
+            made["prediction"].append(predicted)
+            if standard is not None:
+                noise = torch.from_numpy(np.random.default_rng(child).standard_normal(standard.y.shape))
+                noise = (standard.variance.sqrt() * standard.reach * noise)[0].to(real_view(y).dtype)
+                made["measurement"].append(predicted + (torch.view_as_complex(noise) if y.is_complex() else noise))
+    words = {"prediction": "operator applied to each draw", "measurement": "data replicated from each draw"}
+    variables = {}
+    for name, values in made.items():
+        if values:
+            array, dims = _labelled(torch.stack(values), "measurement", skip=1)
+            shaped = array.reshape(draws.chains, -1, *array.shape[1:])
+            variables[name] = (("chain", "draw", *dims), shaped, {"long_name": words[name]})
+    return xr.Dataset(variables, attrs={"sample_dims": ["chain", "draw"]})
 
 
 def _statistics(draws: Draws) -> dict[str, Any]:
@@ -137,9 +177,9 @@ def _masked(draws: Draws, values: Tensor) -> np.ndarray:
     return array if draws.mask is None else np.where(_array(draws.mask), array, array.dtype.type(np.nan))
 
 
-def _labelled(tensor: Tensor, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Values and axis names; complex values become pairs of reals along a last axis `complex`."""
-    dims = tuple(f"{name}_dim_{i}" for i in range(tensor.ndim))
+def _labelled(tensor: Tensor, name: str, skip: int = 0) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Values, and names of the axes after the first ``skip``; complex values become pairs along a last axis `complex`."""
+    dims = tuple(f"{name}_dim_{i}" for i in range(tensor.ndim - skip))
     if tensor.is_complex():
         return _array(torch.view_as_real(tensor.resolve_conj())), (*dims, "complex")
     return _array(tensor), dims
@@ -152,36 +192,51 @@ def _version() -> str:
         return "unknown"
 
 
-def save(draws: Draws, path: str | os.PathLike[str]) -> None:
+def save(draws: Draws, path: str | os.PathLike[str], likelihood: Likelihood | None = None) -> None:
     """Write draws to NetCDF or Zarr; see `Draws.save`.
 
     Args:
         draws: What to write.
         path: Where to; .nc or .zarr.
+        likelihood: What they were drawn with, to write the data that they predict too.
+    """
+    _check_suffix(Path(path))
+    save_tree(to_datatree(draws, likelihood), path)
+
+
+def save_tree(tree: DataTree, path: str | os.PathLike[str]) -> None:
+    """Write a tree that `to_datatree` made, and groups that were added to it, to NetCDF or Zarr.
+
+    Samples and what they predict are compressed and cut into pieces of one draw. What was at ``path`` is replaced in
+    the end, when all is written.
+
+    Args:
+        tree: What to write.
+        path: Where to; .nc or .zarr.
+
+    Raises:
+        ValueError: If the suffix is neither.
+        ImportError: If zarr is asked for and not installed.
     """
     path = Path(path)
     _check_suffix(path)
-    tree = to_datatree(draws)
-    chunk = (1, 1, *draws.event_shape)
+    netcdf = path.suffix == ".nc"
+    encoding: dict[str, Any] = {}
+    for group in ("posterior", "posterior_predictive"):
+        variables = tree[group].to_dataset(inherit=False).variables if group in tree.children else {}
+        for name, variable in variables.items():
+            if variable.dims[:2] == ("chain", "draw"):
+                chunks = (1, 1, *variable.shape[2:])
+                packed = {"zlib": True, "complevel": 1, "shuffle": True, "chunksizes": chunks}
+                encoding.setdefault(f"/{group}", {})[name] = packed if netcdf else {"chunks": chunks}
+    options: dict[str, Any] = {"encoding": encoding, "write_inherited_coords": True}  # each group can be read by itself
     with replacing(path) as partial:
-        if path.suffix == ".nc":
-            encoding = {"zlib": True, "complevel": 1, "shuffle": True, "chunksizes": chunk}
-            tree.to_netcdf(
-                partial,
-                engine="h5netcdf",
-                encoding={"/posterior": {draws.name: encoding}},
-                write_inherited_coords=True,  # so that each group can be read by itself
-            )
+        if netcdf:
+            tree.to_netcdf(partial, engine="h5netcdf", **options)
+        elif importlib.util.find_spec("zarr") is None:
+            raise ImportError(f"{path}: this takes the package zarr: pip install 'posterior[weather]'")
         else:
-            if importlib.util.find_spec("zarr") is None:
-                raise ImportError(f"{path}: this takes the package zarr: pip install 'posterior[weather]'")
-            tree.to_zarr(
-                partial,
-                mode="w",
-                zarr_format=2,  # the third has no agreed form for strings yet
-                encoding={"/posterior": {draws.name: {"chunks": chunk}}},
-                write_inherited_coords=True,
-            )
+            tree.to_zarr(partial, mode="w", zarr_format=2, **options)  # the third has no agreed form for strings yet
 
 
 def _check_suffix(path: Path) -> None:
@@ -239,9 +294,26 @@ def load(path: str | os.PathLike[str]) -> Draws:
     Args:
         path: What `save` wrote.
     """
+    with open_tree(Path(path)) as tree:
+        try:
+            return from_datatree(tree)
+        except Exception as error:
+            raise ValueError(f"{path} is damaged: its draws cannot be read ({_brief(error)})") from error
+
+
+@contextmanager
+def open_tree(path: Path) -> Iterator[DataTree]:
+    """The tree of a file that `save_tree` wrote; it is read as it is asked for, and closed in the end.
+
+    Args:
+        path: Of the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or holds something else.
+    """
     import xarray as xr
 
-    path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file")
     _check_suffix(path)
@@ -255,10 +327,7 @@ def load(path: str | os.PathLike[str]) -> Draws:
     try:
         if tree.attrs.get("creation_library") != _LIBRARY or "posterior" not in tree.children:
             raise ValueError(f"{path} holds no draws written by posterior")
-        try:
-            return _from_datatree(tree)
-        except Exception as error:
-            raise ValueError(f"{path} is damaged: its draws cannot be read ({_brief(error)})") from error
+        yield tree
     finally:
         tree.close()
 
@@ -267,7 +336,12 @@ def _brief(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
-def _from_datatree(tree: DataTree) -> Draws:
+def from_datatree(tree: DataTree) -> Draws:
+    """The draws that `to_datatree` made a tree of.
+
+    Args:
+        tree: It, or one read from a file.
+    """
     posterior, sample_stats = tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset()
     name, kind = posterior.attrs["field"], posterior.attrs["kind"]
     variable = posterior[name].variable

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,7 +104,7 @@ def image(
         y, x = (where.coords[dim].values for dim in where.dims)
         drawn = ax.pcolormesh(x, y, values, shading="nearest", rasterized=True, **scale.style)
         ax.set_aspect(where.aspect)
-        if not _points_up(where, y) and not ax.yaxis_inverted():
+        if not points_up(where, y) and not ax.yaxis_inverted():
             ax.invert_yaxis()
         if where.geographic:
             _coastlines(ax, x, y)
@@ -158,7 +161,8 @@ def _degrees(value: float, sides: str) -> str:
     return f"{abs(value):g}°{side}"
 
 
-def _points_up(where: Plane, y: np.ndarray) -> bool:
+def points_up(where: Plane, y: np.ndarray) -> bool:
+    """Whether larger values of the vertical coordinate ``y`` are drawn higher."""
     coordinate = where.coords[where.dims[0]]
     if coordinate.attrs.get("positive") == "up" or _is("latitude", where.dims[0], coordinate):
         return True
@@ -201,28 +205,32 @@ def _coastlines(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
 def coastlines() -> tuple[np.ndarray, ...]:
     """Natural Earth coastlines, each (points, 2) in degrees east and north; none where they are not at hand.
 
-    They come from cartopy's own folders (``cartopy.config``), where a map that cartopy drew once has put them, or a
-    system package. Nothing is downloaded here: a figure must not wait for a network.
+    They lie where cartopy keeps them, once a map has made it fetch them or a package has brought them. Nothing is
+    downloaded here: a figure must not wait for a network. Cartopy itself is not imported, only the reader of shapefiles
+    that it brings.
     """
-    if importlib.util.find_spec("cartopy") is None:
+    if importlib.util.find_spec("shapefile") is None:
         return ()
-    from pathlib import Path
+    cartopy = importlib.util.find_spec("cartopy")
+    share = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    folders = [Path(share) / "cartopy"]
+    if cartopy is not None:
+        folders += [Path(p) / "data" for p in cartopy.submodule_search_locations or ()]
+    if own := os.environ.get("CARTOPY_DATA_DIR"):
+        folders.insert(0, Path(own))
+    for resolution, folder in itertools.product(("50m", "110m", "10m"), folders):
+        path = folder / "shapefiles" / "natural_earth" / "physical" / f"ne_{resolution}_coastline.shp"
+        if path.is_file():
+            import shapefile
 
-    import cartopy
-
-    folders = [
-        Path(cartopy.config[key]) for key in ("data_dir", "pre_existing_data_dir", "repo_data_dir") if cartopy.config[key]
-    ]
-    for resolution in ("50m", "110m", "10m"):
-        for folder in folders:
-            path = folder / "shapefiles" / "natural_earth" / "physical" / f"ne_{resolution}_coastline.shp"
-            if path.is_file():
-                from cartopy.io.shapereader import Reader
-
-                shapes = Reader(path).geometries()
-                parts = (part for shape in shapes for part in getattr(shape, "geoms", [shape]))
-                return tuple(np.asarray(part.coords)[:, :2] for part in parts)
+            with shapefile.Reader(str(path)) as reader:
+                return tuple(part for shape in reader.iterShapes() for part in _parts(shape))
     return ()
+
+
+def _parts(shape: Any) -> list[np.ndarray]:
+    points = np.asarray(shape.points, dtype=float)[:, :2]
+    return np.split(points, list(shape.parts)[1:])
 
 
 def line(ax: Axes, draws: Draws, values: np.ndarray, **style: Any) -> np.ndarray:

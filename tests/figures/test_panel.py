@@ -147,7 +147,6 @@ class TestPlane:
 
 
 def test_coastlines_are_read_from_cartopys_folder(tmp_path, monkeypatch):
-    cartopy = pytest.importorskip("cartopy", reason="cartopy is not installed")
     shapefile = pytest.importorskip("shapefile", reason="pyshp is not installed")
     folder = tmp_path / "shapefiles" / "natural_earth" / "physical"
     folder.mkdir(parents=True)
@@ -156,12 +155,13 @@ def test_coastlines_are_read_from_cartopys_folder(tmp_path, monkeypatch):
         writer.line([[[-20.0, 45.0], [-10.0, 50.0]], [[340.0, 55.0], [345.0, 56.0]]])
         writer.record("a coast")
     fields.coastlines.cache_clear()
-    monkeypatch.setitem(cartopy.config, "data_dir", tmp_path)
+    monkeypatch.setenv("CARTOPY_DATA_DIR", str(tmp_path))
     try:
         (drawn,) = pressure().plot().axes[0].collections[1:]
         points = sorted(map(tuple, np.concatenate([path.vertices for path in drawn.get_paths()])))
         assert points == [(-20.0, 45.0), (-20.0, 55.0), (-15.0, 56.0), (-10.0, 50.0)]
-        monkeypatch.setitem(cartopy.config, "data_dir", tmp_path / "empty")
+        monkeypatch.setenv("CARTOPY_DATA_DIR", str(tmp_path / "empty"))
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "empty"))
         fields.coastlines.cache_clear()
         assert len(pressure().plot().axes[0].collections) == 1
     finally:

@@ -100,13 +100,9 @@ class Result:
         Args:
             path: Where to; replaced only once everything is written.
         """
-        from posterior.draws_io import replacing
+        from posterior.draws_io import save_tree
 
-        tree = self.to_datatree()
-        squeeze = {"zlib": True, "complevel": 1, "shuffle": True}
-        encoding = {"/posterior": {self.draws.name: squeeze | {"chunksizes": (1, 1, *self.draws.event_shape)}}}
-        with replacing(Path(path)) as partial:
-            tree.to_netcdf(partial, engine="h5netcdf", encoding=encoding, write_inherited_coords=True)
+        save_tree(self.to_datatree(), path)
 
 
 def reconstruct(
