@@ -66,7 +66,7 @@ def to_datatree(draws: Draws, likelihood: Likelihood | None = None) -> DataTree:
 
     what = "posterior draws" if draws.is_posterior else "point estimates, not draws from the posterior,"
     attrs = {"units": draws.units, "long_name": f"{what} of {draws.name}"}
-    samples = _masked(draws, draws.samples).reshape(chains, draws.n // chains, *draws.event_shape)
+    samples = masked(draws, draws.samples).reshape(chains, draws.n // chains, *draws.event_shape)
     groups = {
         "/posterior": xr.Dataset(
             {draws.name: (("chain", "draw", *dims), samples, attrs)},
@@ -99,7 +99,7 @@ def to_datatree(draws: Draws, likelihood: Likelihood | None = None) -> DataTree:
         groups["/posterior_predictive"] = _predictive(draws, likelihood)
     if draws.truth is not None:
         attrs = {"units": draws.units, "long_name": f"true {draws.name}"}
-        groups["/reference"] = xr.Dataset({draws.name: (dims, _masked(draws, draws.truth), attrs)})
+        groups["/reference"] = xr.Dataset({draws.name: (dims, masked(draws, draws.truth), attrs)})
 
     settings = {key: getattr(stats, key) for key in ("sampler", "prior", "likelihood", "seed", "versions")}
     root = {
@@ -171,7 +171,7 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
 
-def _masked(draws: Draws, values: Tensor) -> np.ndarray:
+def masked(draws: Draws, values: Tensor) -> np.ndarray:
     """Values (..., *event), NaN at points that do not exist."""
     array = _array(values)
     return array if draws.mask is None else np.where(_array(draws.mask), array, array.dtype.type(np.nan))

@@ -242,6 +242,10 @@ def line(ax: Axes, draws: Draws, values: np.ndarray, **style: Any) -> np.ndarray
     return across
 
 
-def array(tensor: Tensor) -> np.ndarray:
-    """A tensor as numpy."""
-    return tensor.detach().cpu().numpy()
+def array(values: Tensor, draws: Draws | None = None) -> np.ndarray:
+    """Values as numpy; of draws (..., *event), NaN at points that do not exist."""
+    if draws is None:
+        return values.detach().cpu().numpy()
+    from posterior.draws_io import masked
+
+    return masked(draws, values)

@@ -53,14 +53,14 @@ def key_figures(draws: Draws) -> dict[str, str]:
     if draws.kind == "complex":
         draws = draws.magnitude()
     units = "" if draws.units == "1" else f" {draws.units}"
-    mean = array(draws.mean)
+    mean = array(draws.mean, draws)
     if not np.isfinite(mean).any():
         return {"values": "none is finite"}
     figures = {
         "mean": f"{np.nanmin(mean):.4g} to {np.nanmax(mean):.4g}{units}" if mean.size > 1 else f"{float(mean):.5g}{units}"
     }
     if draws.is_posterior and draws.n_effective > 1 + 1e-6:
-        std = array(draws.std)
+        std = array(draws.std, draws)
         words = f"{np.nanmedian(std):.3g} (median), {np.nanmax(std):.3g} (largest){units}"
         figures["standard deviation"] = words if std.size > 1 else f"{float(std):.3g}{units}"
     return figures
@@ -76,12 +76,12 @@ def thumbnails(draws: Draws) -> list[tuple[str, str, int]]:
     if len(draws.event_shape) == 1:
         return [("mean and interval" if draws.is_posterior else "estimate", _png_of_line(draws), 420)]
     where, units = plane(draws), unit(draws.units)
-    fields = {"mean" if draws.is_posterior else "estimate": _first(draws.mean)}
-    fields |= {f"draw {i}": _first(draws.samples[i]) for i in range(min(2, draws.n))}
+    fields = {"mean" if draws.is_posterior else "estimate": _first(draws, draws.mean)}
+    fields |= {f"draw {i}": _first(draws, draws.samples[i]) for i in range(min(2, draws.n))}
     common = sequential(np.stack(list(fields.values())), units, colours, low=None)
     shown = [(name, values, common) for name, values in fields.items()]
     if draws.is_posterior and draws.n_effective > 1 + 1e-6:
-        std = _first(draws.std)
+        std = _first(draws, draws.std)
         shown.insert(1, ("standard deviation", std, sequential(std, units)))
     width = _width(where, (draws.event_shape[-2], draws.event_shape[-1]))
     return [
@@ -90,9 +90,9 @@ def thumbnails(draws: Draws) -> list[tuple[str, str, int]]:
     ]
 
 
-def _first(x: Tensor) -> np.ndarray:
+def _first(draws: Draws, x: Tensor) -> np.ndarray:
     """The first image of an event."""
-    return array(x.reshape(-1, *x.shape[-2:])[0])
+    return array(x, draws).reshape(-1, *x.shape[-2:])[0]
 
 
 def _width(where: Plane, shape: tuple[int, int]) -> int:

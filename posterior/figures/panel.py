@@ -96,17 +96,17 @@ def _panels(draws: Draws, allow_point_estimate: bool) -> list[_Panel]:
     uncertain = (draws.is_posterior or allow_point_estimate) and draws.n_effective > 1 + 1e-6
     mean = draws.mean
     std = draws.spread(allow_point_estimate) if uncertain else None
-    panels = [_Panel("mean" if draws.is_posterior else "estimate", array(mean), "field")]
+    panels = [_Panel("mean" if draws.is_posterior else "estimate", array(mean, draws), "field")]
     if draws.truth is not None:
-        panels.insert(0, _Panel("truth", array(draws.truth), "field"))
+        panels.insert(0, _Panel("truth", array(draws.truth, draws), "field"))
     if std is not None:
-        panels.append(_Panel("standard deviation", array(std), "spread"))
+        panels.append(_Panel("standard deviation", array(std, draws), "spread"))
     if draws.truth is not None:
         error = mean - draws.truth.to(mean)
-        panels.append(_Panel("error", array(error), "error"))
+        panels.append(_Panel("error", array(error, draws), "error"))
         if std is not None:
             z = np.divide(abs(array(error)), array(std), out=np.full(std.shape, np.nan), where=array(std) > 0)
-            panels.append(_Panel("|error| / standard deviation", z, "ratio"))
+            panels.append(_Panel("|error| / standard deviation", np.where(np.isfinite(panels[-1].values), z, np.nan), "ratio"))
     return panels
 
 

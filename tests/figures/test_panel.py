@@ -10,6 +10,7 @@ from posterior.draws import Draws
 from posterior.figures import fields
 from posterior.figures.fields import Plane, plane
 from posterior.figures.style import sequential
+from posterior.uncertainty import plots
 from posterior.uncertainty.plots import reconstruction
 from tests.figures.examples import bars, head, normal, pressure, stats, titles
 
@@ -119,6 +120,15 @@ def test_values_that_are_missing_are_grey_and_spoil_no_scale():
     clims = [ax.collections[0].get_clim() for ax in figure.axes]
     assert np.isfinite(clims).all()
     assert figure.axes[1].collections[0].get_array().mask.sum() == 1
+
+
+def test_points_that_do_not_exist_are_grey():
+    mask = torch.ones(1, 5, 8, dtype=torch.bool)
+    mask[..., :3] = False
+    draws = pressure(mask=mask)
+    for figure in (draws.plot(), plots.samples(draws, 2), plots.field(draws, draws.std)):
+        for ax in figure.axes:
+            assert ax.collections[0].get_array().mask.sum() == 15
 
 
 class TestPlane:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from posterior.draws import Draws
@@ -72,6 +71,8 @@ def field(
     if tuple(values.shape[-2:]) != shape or values.numel() != shape[0] * shape[1]:
         raise ValueError(f"field: values have shape {tuple(values.shape)}; wanted {shape}")
     shown, where = array(values.reshape(shape)), plane(draws)
+    if draws.mask is not None:
+        shown = np.where(array(draws.mask.reshape(-1, *shape).any(0)), shown, np.nan)
     label = unit(draws.units if units is None else units)
     scales = {
         "field": lambda: sequential(shown, label, MAGNITUDE if draws.kind == "complex" else FIELD, low=None),
@@ -118,11 +119,11 @@ def samples(draws: Draws, count: int = 4, *, channel: int = 0, deviations: bool 
     count, where = min(count, draws.n), plane(draws)
     shape = (draws.event_shape[-2], draws.event_shape[-1])
 
-    def one(x: Tensor) -> Tensor:
-        return x.reshape(-1, *shape)[channel]
+    def one(x: Tensor) -> np.ndarray:
+        return array(x, draws).reshape(-1, *shape)[channel]
 
-    shown = array(torch.stack([one(x) for x in draws.samples[:count]]))
-    off = shown - array(one(draws.mean))
+    shown = np.stack([one(x) for x in draws.samples[:count]])
+    off = shown - one(draws.mean)
     rows = 2 if deviations and draws.n > 1 else 1
     tall = where.shape_on_paper(shape)
     width = min(4.0, max(1.6, 2.3 / tall))
