@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import resource
 import sys
 import time
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posterior._progress import bar
 from posterior.checkpoint import Checkpoint, SamplingError
 from posterior.draws import Draws, Stats
 from posterior.likelihoods import Likelihood, real_view
@@ -385,23 +385,5 @@ def _reporter(progress: bool | Callable[[Progress], None]) -> Iterator[Callable[
     if not progress:
         yield lambda _: None
         return
-    # rich draws from Python's global generator, as it is imported and as it styles text.
-    state = random.getstate()
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("sampling"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[calls]} network calls"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    try:
-        with Bar(*columns) as bar:
-            task = bar.add_task("sampling", total=None, calls=0)
-            yield lambda p: bar.update(task, completed=p.done, total=p.total, calls=p.nfe)
-    finally:
-        random.setstate(state)
+    with bar("sampling", calls="{} network calls") as update:
+        yield lambda p: update(completed=p.done, total=p.total, calls=p.nfe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +40,11 @@ class Curve:
     upper: Tensor
     expected: Tensor
     band: float = 0.95
+
+    def record(self) -> dict[str, Any]:
+        """As plain numbers, NaN as None: what goes into a JSON file."""
+        tensors = {k: getattr(self, k) for k in ("at", "values", "lower", "upper", "expected")}
+        return {k: [None if x != x else x for x in v.tolist()] for k, v in tensors.items()} | {"band": self.band}
 
 
 def legendre(u: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from posterior.uncertainty.quantities import Quantity, extremes, log_likelihood, pixels, residual_chi_square
+from posterior.uncertainty.quantities import Quantity, band_energies, extremes, log_likelihood, pixels, residual_chi_square
 from posterior.uncertainty.ranks import Ranks, rank_truths
 from posterior.uncertainty.trials import Trial, Trials
 
@@ -22,8 +22,8 @@ def sbc(trials: Trials, quantities: Iterable[Quantity] | None = None, *, seed: i
 
     Args:
         trials: The trials, 20 or more.
-        quantities: What to rank; where None the pixels, the extremes and, where they were stored, log-likelihood
-            and residual chi-square.
+        quantities: What to rank; where None the pixels, the extremes, the energies of bands of spatial frequency and,
+            where they were stored, log-likelihood and residual chi-square.
 
     Other arguments:
         seed: Of the ties.
@@ -38,14 +38,22 @@ def sbc(trials: Trials, quantities: Iterable[Quantity] | None = None, *, seed: i
         shapes sensitivity. 2023. arXiv:2211.02383.
     """
     if quantities is None:
-        quantities = [pixels(), extremes()]
-        if len(trials):
-            stored = {"log_prob": log_likelihood, "chi_square": residual_chi_square}
-            quantities += [make() for name, make in stored.items() if getattr(trials[0], name) is not None]
+        quantities = default_quantities(trials)
     return [
         rank_truths(trials, q.fn, name=f"SBC {q.name}", names=q.names, pooled=q.pooled, seed=seed + i)
         for i, q in enumerate(quantities)
     ]
+
+
+def default_quantities(trials: Trials) -> list[Quantity]:
+    """Pixels, extremes, energies of bands of fields, and the log-likelihood and residual chi-square that were stored."""
+    found = [pixels(), extremes()]
+    if len(trials):
+        first = trials[0]
+        stored = {"log_prob": log_likelihood, "chi_square": residual_chi_square}
+        found += [band_energies()] if first.truth.ndim >= 2 and min(first.truth.shape[-2:]) > 1 else []
+        found += [make() for name, make in stored.items() if getattr(first, name) is not None]
+    return found
 
 
 def tarp(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,10 +72,61 @@ class IntervalRepair:
         centre, lower, upper = _parts(x, self.nominal)
         return centre - self.factor * (centre - lower), centre + self.factor * (upper - centre)
 
+    def check(self, trials: Trials) -> RepairCheck:
+        """Coverage of trials that the repair has not seen, before it and after.
+
+        Args:
+            trials: New trials, two or more.
+
+        Raises:
+            ValueError: If there are fewer than two.
+        """
+        check_trials("IntervalRepair.check", len(trials), 2)
+        needed = [_factors(trial, self.quantity, self.nominal) for trial in trials]
+        rows = torch.stack([torch.stack([(v <= f).double().mean() for f in (1.0, self.factor)]) for v in needed])
+        low, high = bootstrap(rows, lambda means: means, 0.95)
+        ends = [(float(m), float(a), float(b)) for m, a, b in zip(rows.mean(0), low, high, strict=True)]
+        return RepairCheck(self.level, self.nominal, len(rows), ends[0], ends[1])
+
+    def record(self) -> dict[str, Any]:
+        """As plain numbers and words, for a JSON file."""
+        names = ("method", "level", "delta", "factor", "nominal", "trials", "coverage", "guarantee")
+        return {name: getattr(self, name) for name in names} | {"assumes": ASSUMPTION}
+
     def __str__(self) -> str:
         return (
             f"{self.method} on {self.trials} trials: half-widths of the {100 * self.nominal:g} % interval times "
             f"{self.factor:.3f} (coverage before: {100 * self.coverage:.1f} %). {self.guarantee} {ASSUMPTION}"
+        )
+
+
+@dataclass(frozen=True)
+class RepairCheck:
+    """Shares of values inside intervals of trials that a repair has not seen.
+
+    Args:
+        level: The share that the repair aims at, or more.
+        nominal: Level of the interval before repair.
+        trials: How many.
+        before: Share inside before repair, and the ends of its 95 % bootstrap band over trials.
+        after: Likewise after it.
+    """
+
+    level: float
+    nominal: float
+    trials: int
+    before: tuple[float, float, float]
+    after: tuple[float, float, float]
+
+    def record(self) -> dict[str, Any]:
+        """As plain numbers, for a JSON file."""
+        return {"trials": self.trials, "nominal": self.nominal, "before": list(self.before), "after": list(self.after)}
+
+    def __str__(self) -> str:
+        shown = [f"{100 * m:.1f} % ({100 * low:.1f} to {100 * high:.1f})" for m, low, high in (self.before, self.after)]
+        return (
+            f"on {self.trials} other trials {shown[0]} lie inside before repair (nominal {100 * self.nominal:.3g} %), "
+            f"{shown[1]} after (wanted {100 * self.level:g} %)"
         )
 
 

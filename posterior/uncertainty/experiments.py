@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from posterior._progress import bar
 from posterior.checkpoint import Checkpoint
 from posterior.draws import Draws
 from posterior.driver import draw_seed, sample
@@ -18,6 +24,7 @@ from posterior.priors.analytic import GaussianPrior
 from posterior.priors.base import Affine, Prior
 from posterior.priors.empirical import EmpiricalPrior
 from posterior.samplers.base import Sampler
+from posterior.uncertainty._workers import in_processes
 from posterior.uncertainty.trials import Trial, Trials, pack, trial_path, unpack
 
 # Simulates the data of a truth (1, *event) with a generator of its own, and returns the likelihood that holds them.
@@ -27,7 +34,7 @@ Foreign = Callable[[Likelihood, int, int], Tensor | Draws]
 
 
 def calibrate(
-    prior: Prior,
+    prior: Prior | Callable[[int], Prior],
     experiment: Experiment,
     sampler: Sampler | Foreign,
     *,
@@ -36,18 +43,20 @@ def calibrate(
     seed: int = 0,
     truths: Tensor | None = None,
     folder: str | os.PathLike[str] | None = None,
+    workers: int = 1,
     shard: tuple[int, int] = (0, 1),
     reference: Callable[[Likelihood], Tensor | None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Callable[[int, int], None] = False,
     **settings: Any,
 ) -> Trials:
     """Run a sampler on simulated problems: draw a truth, draw its data, draw from the posterior, store all three.
 
-    Trial i of a seed is the same in any order and after a stop: its truth, its noise and its draws have seeds of
-    their own.
+    Trial i of a seed is the same in any order, after a stop and with any number of workers (to the rounding of a
+    different number of threads): its truth, its noise and its draws have seeds of their own.
 
     Args:
-        prior: The prior, for the sampler and, unless ``truths`` are given, for the truths.
+        prior: The prior, for the sampler and, unless ``truths`` are given, for the truths. A function from the number of
+            a trial to its prior where they differ, such as ``lambda i: prior.on(dates[i])``.
         experiment: Takes a truth (1, *event) and a generator to the likelihood of data simulated from it; it may draw
             a mask or a place of stations too. See `gaussian_experiment`.
         sampler: A sampler of this package, or a function (likelihood, number of draws, seed) -> draws (S, *event).
@@ -58,41 +67,89 @@ def calibrate(
         seed: Of all that is random.
         truths: Held-out events (n, *event), ``trials`` of them or more, in physical units; draws of the prior where None.
         folder: Where to store; a later call with the same arguments goes on from there, also with more trials.
-        shard: (k, of): do the trials k, k + of, k + 2 of, ... only, for several processes that share a folder.
+        workers: Processes that share the work, and the threads of this one. A script that asks for several must guard its
+            start with ``if __name__ == "__main__"``.
+        shard: (k, of): do the trials k, k + of, k + 2 of, ... only, for processes started by hand on one folder.
         reference: Takes the likelihood to an event (*event) computed from the data, for TARP; the operator's adjoint
             where None, if it has one.
-        progress: Called after each trial with how many are done and in all.
+        progress: True for a bar with time left, or a function that is called with how many trials are done and in all.
         settings: Passed to `posterior.sample`: batch_size, runs, dtype.
 
     Returns:
         The trials; with a folder, all that are in it.
 
     Raises:
-        ValueError: If arguments do not fit, or the prior cannot be drawn from and no truths are given.
+        ValueError: If arguments do not fit, the prior cannot be drawn from and no truths are given, or arguments cannot be
+            sent to workers.
         SamplingError: If sampling fails, or the folder holds trials of another run.
     """
-    _check(trials, draws, seed, truths, shard)
+    _check(trials, draws, seed, truths, shard, workers)
     path = None if folder is None else Path(folder)
     if path is not None:
         path.mkdir(parents=True, exist_ok=True)
-    kept = Trials()
+    run = Run(prior, experiment, sampler, draws, seed, truths, path, reference or adjoint, settings)
     numbers = range(shard[0], trials, shard[1])
-    for done, i in enumerate(numbers, 1):
-        truth = _draw_truth(prior, draw_seed(seed, 3 * i)) if truths is None else truths[i : i + 1]
-        likelihood = experiment(truth, torch.Generator().manual_seed(draw_seed(seed, 3 * i + 1)))
-        stored = Checkpoint(
-            None if path is None else trial_path(path, i), prior, likelihood, _named(sampler), f"{seed} {draws} {settings}"
-        )
+    with _reporter(progress) as report:
+        if workers == 1 or len(numbers) < 2:
+            made = (run(i) for i in numbers)
+            return _collect(made, len(numbers), path, report)
+        if path is not None:
+            return _collect(in_processes(run, numbers, workers), len(numbers), path, report)
+        with tempfile.TemporaryDirectory() as kept:
+            run = replace(run, folder=Path(kept))
+            return Trials(list(_collect(in_processes(run, numbers, workers), len(numbers), run.folder, report)))
+
+
+def _collect(made: Iterable[Trial | None], total: int, folder: Path | None, report: Callable[[int, int], None]) -> Trials:
+    kept = Trials()
+    for done, trial in enumerate(made, 1):
+        if trial is not None and folder is None:
+            kept.append(trial)
+        report(done, total)
+    return kept if folder is None else Trials(folder=folder)
+
+
+@contextmanager
+def _reporter(progress: bool | Callable[[int, int], None]) -> Iterator[Callable[[int, int], None]]:
+    if callable(progress):
+        yield progress
+    elif progress:
+        with bar("trials", done="{} done") as update:
+            yield lambda done, total: update(completed=done, total=total, done=done)
+    else:
+        yield lambda done, total: None
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Arguments of `calibrate` that every trial needs; called with its number, it makes the trial."""
+
+    prior: Prior | Callable[[int], Prior]
+    experiment: Experiment
+    sampler: Sampler | Foreign
+    draws: int
+    seed: int
+    truths: Tensor | None
+    folder: Path | None
+    reference: Callable[[Likelihood], Tensor | None]
+    settings: dict[str, Any]
+
+    def __call__(self, i: int) -> Trial:
+        """Trial ``i``, from its file where there is one."""
+        prior = self.prior if isinstance(self.prior, Prior) else self.prior(i)
+        truth = self.truths[i : i + 1] if self.truths is not None else _draw_truth(prior, draw_seed(self.seed, 3 * i))
+        likelihood = self.experiment(truth, torch.Generator().manual_seed(draw_seed(self.seed, 3 * i + 1)))
+        path = None if self.folder is None else trial_path(self.folder, i)
+        key = f"{self.seed} {self.draws} {self.settings}"
+        stored = Checkpoint(path, prior, likelihood, _named(self.sampler), key)
         found = stored.load()
         if not found:
-            made = _draw(prior, likelihood, sampler, draws, draw_seed(seed, 3 * i + 2), settings)
-            found = pack(_trial(truth[0], made, likelihood, reference or adjoint))
+            began = time.monotonic()
+            seed = draw_seed(self.seed, 3 * i + 2)
+            made = _draw(prior, likelihood, self.sampler, self.draws, seed, self.settings)
+            found = pack(_trial(truth[0], made, likelihood, self.reference, time.monotonic() - began))
             stored.save(found)
-        if path is None:
-            kept.append(unpack(found))
-        if progress is not None:
-            progress(done, len(numbers))
-    return kept if path is None else Trials(folder=path)
+        return unpack(found)
 
 
 def gaussian_experiment(operator: Any, sigma: Tensor | float, dtype: torch.dtype = torch.float32) -> Experiment:
@@ -103,17 +160,25 @@ def gaussian_experiment(operator: Any, sigma: Tensor | float, dtype: torch.dtype
         sigma: Noise standard deviation in the units of the data; of complex data, that of either part.
         dtype: Real precision of the field the operator is given.
     """
+    return _Gaussian(operator, sigma, dtype)
 
-    def experiment(truth: Tensor, generator: torch.Generator) -> GaussianLikelihood:
+
+@dataclass(frozen=True, eq=False)
+class _Gaussian:
+    """What `gaussian_experiment` returns: a class, so that it travels to other processes."""
+
+    operator: Any
+    sigma: Tensor | float
+    dtype: torch.dtype
+
+    def __call__(self, truth: Tensor, generator: torch.Generator) -> GaussianLikelihood:
         with torch.no_grad():
-            clean = operator.A(truth.to(dtype))
+            clean = self.operator.A(truth.to(self.dtype))
         parts = torch.view_as_real(clean) if clean.is_complex() else clean
         white = torch.randn(parts.shape, generator=generator, dtype=parts.dtype).to(parts.device)
         noise = torch.view_as_complex(white) if clean.is_complex() else white
         # Data that are exactly zero lie off a sampling mask, where there is no noise either.
-        return GaussianLikelihood(operator, clean + sigma * noise * (clean != 0), sigma)
-
-    return experiment
+        return GaussianLikelihood(self.operator, clean + self.sigma * noise * (clean != 0), self.sigma)
 
 
 def adjoint(likelihood: Likelihood) -> Tensor | None:
@@ -125,11 +190,13 @@ def adjoint(likelihood: Likelihood) -> Tensor | None:
         return operator.A_adjoint(likelihood.y)[0]
 
 
-def _check(trials: int, draws: int, seed: int, truths: Tensor | None, shard: tuple[int, int]) -> None:
+def _check(trials: int, draws: int, seed: int, truths: Tensor | None, shard: tuple[int, int], workers: int) -> None:
     if trials < 1 or draws < 2 or seed < 0:
         raise ValueError(f"calibrate: trials={trials}, draws={draws}, seed={seed}; wanted at least 1, 2 and 0")
     if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"calibrate: shard is {shard}; wanted (k, of) with 0 <= k < of")
+    if workers < 1:
+        raise ValueError(f"calibrate: workers is {workers}; wanted 1 or more")
     if truths is not None and len(truths) < trials:
         raise ValueError(f"calibrate: there are {len(truths)} truths for {trials} trials")
 
@@ -160,16 +227,22 @@ def _draw(
 
 
 def _trial(
-    truth: Tensor, made: Draws | Tensor, likelihood: Likelihood, reference: Callable[[Likelihood], Tensor | None]
+    truth: Tensor,
+    made: Draws | Tensor,
+    likelihood: Likelihood,
+    reference: Callable[[Likelihood], Tensor | None],
+    seconds: float,
 ) -> Trial:
     samples, log_weights = (made.samples, made.log_weights) if isinstance(made, Draws) else (made, None)
+    calls = (made.stats.nfe, made.stats.vjps) if isinstance(made, Draws) else (math.nan, math.nan)
     samples = samples.detach()
     standard = likelihood.in_standard(Affine(), tuple(truth.shape))
     y = standard.y
     with torch.no_grad():
         pairs = [(standard.log_prob(x), standard.chi_square(x)) for x in (m[None].to(y) for m in (truth, *samples))]
     log_prob, chi_square = (torch.cat(values).double().cpu() for values in zip(*pairs, strict=True))
-    return Trial(truth, samples, likelihood.y, log_weights, reference(likelihood), log_prob, chi_square)
+    cost = torch.tensor([*calls, seconds], dtype=torch.float64)
+    return Trial(truth, samples, likelihood.y, log_weights, reference(likelihood), log_prob, chi_square, cost)
 
 
 def _named(sampler: Sampler | Foreign) -> Any:

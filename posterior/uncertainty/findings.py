@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class HasPValue(Protocol):
@@ -21,6 +21,10 @@ class Finding(HasPValue, Protocol):
         """Whether the p-value is above ``level``."""
         ...
 
+    def record(self) -> dict[str, Any]:
+        """As plain numbers."""
+        ...
+
 
 class Judged:
     """Gives what has a p-value its verdict."""
@@ -33,3 +37,10 @@ class Judged:
     def verdict(self: Finding) -> str:
         """In words, at the level 0.01."""
         return "consistent with exact samples" if self.passed() else "NOT consistent with exact samples"
+
+    def record(self: Finding) -> dict[str, Any]:
+        """As plain numbers, for a JSON file: p-value, verdict, the sentence, and what the finding rests on."""
+        return {"p_value": self.p_value, "passed": self.passed(), "text": str(self)} | self._numbers()
+
+    def _numbers(self) -> dict[str, Any]:
+        return {}

@@ -10,6 +10,7 @@ from torch import Tensor
 from posterior.draws import Draws
 from posterior.likelihoods import GaussianLikelihood, Likelihood
 from posterior.priors.base import Affine
+from posterior.uncertainty._statistics import check_level
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,13 @@ class ResidualCheck:
         """Probability of a residual as improbable as this on either side."""
         return min(1.0, 2 * min(self.p_value, 1 - self.p_value))
 
+    def band(self, level: float = 0.95) -> tuple[float, float]:
+        """Central interval of the chi-square over m that noise alone gives."""
+        from scipy.stats import chi2
+
+        check_level("ResidualCheck.band", level)
+        return tuple(float(chi2.ppf(q, self.count)) / self.count for q in ((1 - level) / 2, (1 + level) / 2))
+
     def passed(self, level: float = 0.01) -> bool:
         """Whether neither tail is below ``level`` / 2."""
         return self.two_sided > level
@@ -46,7 +54,9 @@ class ResidualCheck:
         else:
             verdict = "residuals are SMALLER than the noise explains"
         mean = float(self.chi_square.mean())
-        return f"residual chi-square: {mean:.4g} over {self.count} data, predictive p = {self.p_value:.3g}: {verdict}"
+        low, high = self.band()
+        noise = f"noise gives {low:.3f} to {high:.3f}"
+        return f"residual chi-square: {mean:.4g} over {self.count} data ({noise}), predictive p = {self.p_value:.3g}: {verdict}"
 
 
 def residual_check(draws: Draws, likelihood: Likelihood) -> ResidualCheck:

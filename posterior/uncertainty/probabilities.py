@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ class Reliability(Judged):
     counts: Tensor
     p_value: float
     brier: float
+
+    def _numbers(self) -> dict[str, Any]:
+        return {"brier": self.brier, "counts": self.counts.tolist(), "curve": self.curve.record()}
 
     def __str__(self) -> str:
         return f"reliability: p = {self.p_value:.3g}, Brier score {self.brier:.4g}: {self.verdict}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -148,12 +149,64 @@ class Ranks(Judged):
             lower, upper = bootstrap(rows, lambda means: means, band)
         return Curve(at, rows.mean(0), lower, upper, expected, band)
 
+    def _numbers(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "trials": len(self.values),
+            "histogram": self.histogram().record(),
+            "ecdf": self.ecdf(19).record(),
+        }
+        if not self.pooled:
+            found["quantities"] = dict(zip(self.names, self.p_values.tolist(), strict=True))
+        return found
+
     def __str__(self) -> str:
         n, k = self.values.shape
         worst = ""
         if k > 1 and not self.pooled:
             worst = f", worst {self.names[int(self.p_values.argmin())]}"
         return f"{self.name}: p = {self.p_value:.3g} ({n} trials, {k} quantities{worst}): {self.verdict}"
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage(Judged):
+    """How often central intervals hold the truth.
+
+    Args:
+        name: Intervals of what.
+        curve: Share of truths inside at each level, and its band: binomial for one quantity, else by bootstrap over trials.
+        p_value: Of shares this far from their levels if the sampler is exact.
+        trials: How many.
+    """
+
+    name: str
+    curve: Curve
+    p_value: float
+    trials: int
+
+    def _numbers(self) -> dict[str, Any]:
+        return {"trials": self.trials, "curve": self.curve.record()}
+
+    def __str__(self) -> str:
+        pairs = zip(self.curve.at.tolist(), self.curve.values.tolist(), strict=True)
+        shares = ", ".join(f"{100 * level:g} %: {100 * share:.1f}" for level, share in pairs)
+        return f"{self.name}: {shares}; p = {self.p_value:.3g} ({self.trials} trials): {self.verdict}"
+
+
+def coverage(ranks: Ranks, levels: tuple[float, ...] = LEVELS, *, band: float = 0.95) -> Coverage:
+    """Coverage of the central intervals of what was ranked: pixels, region means, any test quantity.
+
+    Args:
+        ranks: What `sbc` or `rank_truths` gave.
+        levels: Probabilities inside.
+
+    Other arguments:
+        band: Probability of the band around each share, pointwise.
+
+    Raises:
+        ValueError: If a level is not between 0 and 1.
+    """
+    name = f"coverage of {ranks.name.removeprefix('SBC ')}"
+    return Coverage(name, ranks.coverage(levels, band), ranks.coverage_p_value(levels), len(ranks.values))
 
 
 def rank_truths(

@@ -16,14 +16,14 @@ from torch import Tensor
 from posterior.uncertainty._statistics import Curve
 from posterior.uncertainty.assessment import Assessment
 from posterior.uncertainty.probabilities import Reliability
-from posterior.uncertainty.ranks import Ranks
+from posterior.uncertainty.ranks import Coverage, Ranks
 from posterior.uncertainty.scores import Scores
 from posterior.uncertainty.spread import Sparsification, SpreadSkill
 
 if TYPE_CHECKING:
     from xarray import Dataset, DataTree
 
-_KINDS = {kind.__name__: kind for kind in (Curve, Ranks, Reliability, Scores, Sparsification, SpreadSkill)}
+_KINDS = {kind.__name__: kind for kind in (Coverage, Curve, Ranks, Reliability, Scores, Sparsification, SpreadSkill)}
 
 
 def attach(result: DataTree | str | os.PathLike[str], assessment: Assessment, about: str = "") -> None:

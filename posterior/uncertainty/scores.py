@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,6 +76,10 @@ class Scores(Judged):
         off = self.values - other.values
         low, high = bootstrap(off[:, None], lambda means: means, band)
         return float(off.mean()), float(low), float(high)
+
+    def _numbers(self) -> dict[str, Any]:
+        low, high = self.interval()
+        return {"mean": self.mean, "lower": low, "upper": high, "trials": len(self.values)}
 
     def __str__(self) -> str:
         low, high = self.interval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,9 @@ class SpreadSkill(Judged):
     def p_value(self) -> float:
         """Of ranks this uneven if the sampler is exact."""
         return self.ranks.p_value
+
+    def _numbers(self) -> dict[str, Any]:
+        return {"ratio": self.ratio, "lower": self.lower, "upper": self.upper, "curve": self.curve.record()}
 
     def __str__(self) -> str:
         return f"spread/skill: {self.ratio:.3f} (95 % {self.lower:.3f} to {self.upper:.3f}); {self.ranks}"
@@ -130,6 +134,9 @@ class Sparsification(Judged):
     def p_value(self) -> float:
         """Of ranks this uneven if the sampler is exact."""
         return self.ranks.p_value
+
+    def _numbers(self) -> dict[str, Any]:
+        return {"ause": self.ause, "random": self.random, "curve": self.curve.record()}
 
     def __str__(self) -> str:
         return f"sparsification: AUSE {self.ause:.4f} (random order {self.random:.4f}); {self.ranks}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -29,6 +29,7 @@ class Trial:
         reference: An event computed from the data alone, (*event), such as the operator's adjoint; for TARP.
         log_prob: log p(y | x) of the truth and then of each draw, (S + 1,).
         chi_square: Normalised residual chi-square of the truth and then of each draw, (S + 1,).
+        cost: Network calls and vector-Jacobian products for each draw, and seconds for all, (3,).
 
     Raises:
         ValueError: If shapes do not fit, there are fewer than two draws, or truth or draws are not finite.
@@ -41,6 +42,7 @@ class Trial:
     reference: Tensor | None = None
     log_prob: Tensor | None = None
     chi_square: Tensor | None = None
+    cost: Tensor | None = None
 
     def __post_init__(self) -> None:
         event, n = tuple(self.truth.shape), len(self.draws)
@@ -51,7 +53,7 @@ class Trial:
             )
         if not (torch.isfinite(self.truth).all() and torch.isfinite(self.draws).all()):
             raise ValueError("Trial: truth or draws have values that are not finite")
-        wanted = {"log_weights": (n,), "reference": event, "log_prob": (n + 1,), "chi_square": (n + 1,)}
+        wanted = {"log_weights": (n,), "reference": event, "log_prob": (n + 1,), "chi_square": (n + 1,), "cost": (3,)}
         for name, shape in wanted.items():
             value = getattr(self, name)
             if value is not None and tuple(value.shape) != shape:
@@ -76,7 +78,7 @@ class Trial:
         kept = torch.searchsorted(weights.cumsum(0), places).clamp_max(len(weights) - 1)
         both = torch.cat([kept.new_zeros(1), kept + 1])
         log_prob, chi_square = (None if v is None else v[both] for v in (self.log_prob, self.chi_square))
-        return Trial(self.truth, self.draws[kept], self.y, None, self.reference, log_prob, chi_square)
+        return Trial(self.truth, self.draws[kept], self.y, None, self.reference, log_prob, chi_square, self.cost)
 
 
 class Trials:
@@ -127,6 +129,14 @@ class Trials:
         number = int(paths[-1].stem.removeprefix("trial-")) + 1 if paths else 0
         save_trial(trial, trial_path(self.folder, number))
 
+    def map(self, view: Callable[[Trial], Trial]) -> Trials:
+        """Each trial through ``view``, as it is asked for: a magnitude, a region, a derived field.
+
+        Args:
+            view: Takes a trial to another, treating its truth and its draws alike.
+        """
+        return _Mapped(self, view)
+
     def split(self, first: int) -> tuple[Trials, Trials]:
         """The first so many trials and the others, in memory: to repair with the ones and to judge by the others.
 
@@ -141,6 +151,27 @@ class Trials:
     def __repr__(self) -> str:
         where = "in memory" if self.folder is None else f"in {self.folder}"
         return f"Trials({len(self)} {where})"
+
+
+class _Mapped(Trials):
+    """Trials as a function shows them."""
+
+    def __init__(self, trials: Trials, view: Callable[[Trial], Trial]) -> None:
+        super().__init__()
+        self._trials, self._view = trials, view
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def __iter__(self) -> Iterator[Trial]:
+        return map(self._view, self._trials)
+
+    def __getitem__(self, index: int) -> Trial:
+        return self._view(self._trials[index])
+
+    def append(self, trial: Trial) -> None:
+        """Refused: there is nothing to keep it in."""
+        raise TypeError("Trials: mapped trials are a view; append to those they come from")
 
 
 def trial_path(folder: Path, number: int) -> Path:

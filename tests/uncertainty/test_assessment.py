@@ -1,5 +1,6 @@
 """All diagnostics at once, and the room's public names."""
 
+import json
 import subprocess
 import sys
 
@@ -19,9 +20,13 @@ def test_exact_samples_pass_and_faults_do_not():
     toy = Toy.make()
     whole = assess(toy.trials("exact", 100), event=above)
     assert whole.passed() and not whole.left_out
-    assert len(whole.findings) == 11 and whole.p_value == min(1, 11 * min(f.p_value for f in whole.findings.values()))
+    assert len(whole.findings) == 13 and whole.p_value == min(1, 13 * min(f.p_value for f in whole.findings.values()))
     lines = str(whole).splitlines()
-    assert len(lines) == 12 and lines[0].startswith("100 trials, 11 diagnostics, p = ")
+    assert len(lines) == 14 and lines[0].startswith("100 trials, 13 diagnostics, p = ")
+    record = json.loads(json.dumps(whole.record(), allow_nan=False))
+    assert record["passed"] and set(record["findings"]) == set(whole.findings)
+    curve = record["findings"]["coverage of pixels"]["curve"]
+    assert curve["at"] == [0.5, 0.8, 0.9, 0.95] and all(map(lambda low, v: low <= v, curve["lower"], curve["values"]))
     prior = assess(toy.trials("prior only", 100), event=above)
     assert not prior.passed() and not prior.findings["TARP"].passed() and prior.findings["SBC pixels"].passed()
     assert "NOT consistent with exact samples" in str(prior)
@@ -32,10 +37,23 @@ def test_what_is_missing_is_named():
     trials = Trials(Trial(x[0], x[1:]) for x in torch.randn(30, 8, 1, generator=g))
     found = assess(trials)
     assert set(found.left_out) == {"TARP", "sparsification", "reliability"}
-    assert set(found.findings) == {"SBC pixels", "SBC extremes", "CRPS", "spread-skill"}
+    assert set(found.findings) == {"SBC pixels", "coverage of pixels", "SBC extremes", "CRPS", "spread-skill"}
     assert "TARP: left out, the trials have no reference" in str(found)
     with pytest.raises(ValueError, match="there are 5 trials"):
         assess(Trials(list(trials)[:5]))
+
+
+def test_a_view_and_regions():
+    """Pixels are judged as the view shows them, the rest on whole events."""
+    toy = Toy.make()
+    trials = toy.trials("exact", 60)
+    half = torch.ones(6, 6)
+    half[:, 3:] = 0
+    found = assess(trials, regions={"left": half}, view=lambda t: Trial(t.truth[:, :3], t.draws[:, :, :3]))
+    assert found.passed(), str(found)
+    assert found.findings["SBC pixels"].values.shape == (60, 18)
+    assert found.findings["coverage of region means"].trials == 60 and "90 %" in str(found.findings["coverage of region means"])
+    assert found.left_out == {"sparsification": "events have fewer than 20 values", "reliability": "no event was given"}
 
 
 def test_every_public_name_is_there():

@@ -1,5 +1,7 @@
 """The container of trials, and the driver that fills it."""
 
+import threading
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -77,6 +79,16 @@ class TestTrials:
         with pytest.raises(ValueError, match="wanted 1 to 3"):
             folder.split(4)
 
+    def test_a_view_shows_each_trial_through_a_function(self):
+        every = [make_trial(i) for i in range(3)]
+        seen = Trials(every).map(lambda t: Trial(t.truth[:2], t.draws[:, :2]))
+        assert len(seen) == 3 and torch.equal(seen[1].draws, every[1].draws[:, :2])
+        assert [tuple(t.truth.shape) for t in seen] == [(2,)] * 3
+        first, rest = seen.split(1)
+        assert (len(first), len(rest)) == (1, 2)
+        with pytest.raises(TypeError, match="are a view"):
+            seen.append(every[0])
+
     def test_what_cannot_be_read(self, tmp_path):
         with pytest.raises(ValueError, match="is not a folder"):
             Trials(folder=tmp_path / "none")
@@ -110,7 +122,8 @@ class TestCalibrate:
         assert len(trials) == 150
         for ranks in sbc(trials):
             assert ranks.passed(), str(ranks)
-        assert [r.name for r in sbc(trials)] == ["SBC pixels", "SBC extremes", "SBC log-likelihood", "SBC residual chi-square"]
+        names = ["SBC pixels", "SBC extremes", "SBC log-likelihood", "SBC residual chi-square"]
+        assert [r.name for r in sbc(trials)] == names
 
     def test_truths_data_and_what_is_stored(self):
         prior, experiment = gaussian_problem()
@@ -126,6 +139,7 @@ class TestCalibrate:
         torch.testing.assert_close(trial.chi_square, chi.mean(1), rtol=1e-5, atol=0)
         torch.testing.assert_close(trial.log_prob.diff(), -0.5 * chi.sum(1).diff(), rtol=1e-5, atol=1e-5)
         assert trial.log_prob.shape == (5,)
+        assert trial.cost[:2].isnan().all() and trial.cost[2] >= 0
         assert torch.isfinite(log_likelihood().fn(trial)).all()
 
     def test_a_run_that_was_stopped_goes_on(self, tmp_path):
@@ -151,6 +165,33 @@ class TestCalibrate:
         with pytest.raises(posterior.SamplingError, match="another run"):
             calibrate(prior, experiment, posterior.MMPS(steps=5), trials=4, folder=tmp_path, **settings)
 
+    def test_workers_make_the_same_trials(self, tmp_path):
+        prior, experiment = gaussian_problem()
+        sampler, seen = posterior.MMPS(steps=2), []
+        settings = {"trials": 3, "draws": 2, "seed": 5}
+        alone = calibrate(prior, experiment, sampler, **settings)
+        several = calibrate(
+            prior, experiment, sampler, folder=tmp_path, workers=2, progress=lambda *at: seen.append(at), **settings
+        )
+        assert len(several) == 3 and all(same(a, b) for a, b in zip(alone, several, strict=True))
+        assert seen == [(1, 3), (2, 3), (3, 3)]
+        lock = threading.Lock()
+        with pytest.raises(ValueError, match="cannot be sent to workers"):
+            calibrate(prior, lambda truth, g: experiment(truth, lock), sampler, workers=2, **settings)
+
+    def test_each_trial_may_have_a_prior_of_its_own(self):
+        prior, experiment = gaussian_problem()
+        eye = torch.eye(6, dtype=torch.float64)
+        priors = [posterior.GaussianPrior(torch.full((1, 6), m, dtype=torch.float64), eye) for m in (0.0, 1000.0)]
+        found = calibrate(lambda i: priors[i], experiment, posterior.MMPS(steps=2), trials=2, draws=2)
+        means = [(float(t.truth.mean()), float(t.draws.mean())) for t in found]
+        assert all(abs(v) < 10 for v in means[0]) and all(abs(v - 1000) < 10 for v in means[1])
+
+    def test_a_bar_shows_time_left(self, capsys):
+        prior, experiment = gaussian_problem()
+        calibrate(prior, experiment, lambda like, n, seed: normal(n, 1, 6, seed=seed), trials=3, draws=2, progress=True)
+        assert "trials" in capsys.readouterr().out
+
     def test_priors_that_are_drawn_from(self):
         _, experiment = gaussian_problem()
         points = normal(5, 1, 6)
@@ -172,6 +213,7 @@ class TestCalibrate:
             ({"trials": 0}, "trials=0"),
             ({"draws": 1}, "draws=1"),
             ({"shard": (2, 2)}, "shard is"),
+            ({"workers": 0}, "workers is 0"),
             ({"truths": torch.zeros(2, 1, 6)}, "2 truths for 100 trials"),
         ):
             with pytest.raises(ValueError, match=message):

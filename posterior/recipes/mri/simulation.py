@@ -57,7 +57,7 @@ def simulate(
         )
     shape = (image.shape[0], image.shape[1])
     rng = np.random.default_rng(seed)
-    angle = torch.from_numpy(_smooth_phase(shape, rng)).to(torch.float32)
+    angle = torch.from_numpy(smooth_phase(shape, rng)).to(torch.float32)
     x = torch.stack((image * angle.cos(), image * angle.sin()))
     if kind == "poisson":
         mask = poisson_disc_mask(shape, acceleration, seed=seed)
@@ -76,7 +76,7 @@ def simulate(
     )
 
 
-def _smooth_phase(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+def smooth_phase(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Random quadratic in the coordinates, radians: a field that was shimmed, but not perfectly."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     terms = np.stack([np.ones(shape), y, x, y * y, y * x, x * x])

@@ -1,0 +1,79 @@
+"""Multi-coil MRI of a head that no prior was trained on: crops of colin27 with a random phase."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posterior.io.registry import fetch
+from posterior.likelihoods import GaussianLikelihood
+from posterior.recipes.mri.results import head_mask
+from posterior.recipes.mri.simulation import NOISE, smooth_phase
+
+
+def held_out_crops(count: int, side: int = 96, seed: int = 0) -> Tensor:
+    """Complex images of planes of colin27, (count, 2, side, side), scaled as brain-mri takes them.
+
+    Crop i has a generator of its own: orientation, plane, place inside the head, mirror image and smooth phase are
+    random, so that crops are exchangeable. The 99th percentile of each magnitude is 1.
+
+    Args:
+        count: How many.
+        side: Pixels of 1 mm.
+        seed: Seed of all that is random.
+
+    Raises:
+        ValueError: If ``side`` does not fit into the head.
+    """
+    volume = _volume()
+    return torch.stack([_crop(volume, side, np.random.default_rng([seed, i])) for i in range(count)])
+
+
+def _volume() -> np.ndarray:
+    import nibabel
+
+    image = nibabel.as_closest_canonical(nibabel.load(fetch("colin27")))
+    return np.asarray(image.dataobj, dtype=np.float32)
+
+
+def _crop(volume: np.ndarray, side: int, rng: np.random.Generator) -> Tensor:
+    axis = int(rng.integers(3))
+    plane = np.rot90(np.take(volume, int(volume.shape[axis] * rng.uniform(0.3, 0.7)), axis=axis))
+    centres = np.argwhere(head_mask(torch.from_numpy(plane.copy())).numpy())
+    y, x = centres[rng.integers(len(centres))]
+    crop = np.pad(plane, side // 2 + 1)[y : y + side, x : x + side]
+    crop = crop[:, ::-1] if rng.random() < 0.5 else crop
+    magnitude = crop / np.percentile(crop, 99)
+    angle = smooth_phase((side, side), rng)
+    return torch.from_numpy(np.stack([magnitude * np.cos(angle), magnitude * np.sin(angle)]).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Scan:
+    """An `Experiment`: a Cartesian scan of new random lines, with coil maps and noise level known.
+
+    Args:
+        acceleration: Grid locations for each sampled one.
+        coils: Coils on a circle around the image; see `operators.birdcage_maps`.
+        noise: Standard deviation of real and imaginary part, in units of the image.
+    """
+
+    acceleration: float = 4.0
+    coils: int = 8
+    noise: float = NOISE
+
+    def __call__(self, truth: Tensor, generator: torch.Generator) -> GaussianLikelihood:
+        """Data of a complex image (1, 2, H, W)."""
+        from operators import MultiCoilMRI, birdcage_maps, cartesian_mask
+
+        shape = (truth.shape[-2], truth.shape[-1])
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        mask = cartesian_mask(shape, self.acceleration, None, "variable-density", seed)
+        operator = MultiCoilMRI(mask, birdcage_maps(self.coils, shape))
+        with torch.no_grad():
+            clean = operator.A(truth.float())
+        noise = torch.randn(clean.shape, generator=generator)
+        return GaussianLikelihood(operator, (clean + self.noise * noise) * mask, self.noise)
