@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from posterior.cli import demo, priors, reconstruct
+from posterior.cli import assimilate, demo, priors, reconstruct
 
 app = typer.Typer(
     name="posterior",
@@ -24,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(demo.app, name="demo")
+app.command("assimilate")(assimilate.assimilate)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("priors")(priors.priors)
 

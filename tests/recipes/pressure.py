@@ -10,6 +10,7 @@ import posterior
 from posterior.io.observations import make_table
 from posterior.priors.climatology import Climatology
 from posterior.priors.labels import Labels
+from posterior.recipes.weather.analysis import reference_draws
 from posterior.recipes.weather.etkf import great_circle
 
 SLP = "air_pressure_at_mean_sea_level"
@@ -33,6 +34,11 @@ def pressure_prior():
     coords = {"latitude": LATITUDE, "longitude": LONGITUDE}
     made.labels = Labels("slp", ("channel", "latitude", "longitude"), coords, {"standard_name": SLP})
     return made
+
+
+def field(prior, seed):
+    """A draw of the prior for a day in January."""
+    return reference_draws(prior.on("2009-01-15"), 1, seed)[0]
 
 
 def stations(prior, truth, count=60, seed=0, error=0.5, units="Pa", time="2009-01-15T12:00"):

@@ -19,7 +19,6 @@ from posterior.recipes.weather import (
     figure,
     gaspari_cohn,
     optimal_interpolation,
-    prior_draw,
     score,
     simulate,
 )
@@ -227,14 +226,13 @@ def test_figure_shows_both_analyses_and_the_stations(result, tmp_path):
     assert len(figure(unknown).axes) == len(drawn.axes) // 2 == 2
 
 
-def test_prior_draw_is_a_draw_of_the_prior(prior):
-    first = prior_draw(prior, 1)
-    assert torch.equal(first, prior_draw(prior, 1)) and not torch.equal(first, prior_draw(prior, 2))
-    draws = torch.stack([prior_draw(prior, seed, steps=32) for seed in range(40)]).flatten(1)
+def test_the_demo_sees_a_draw_of_the_prior_of_its_day(prior):
     values, vectors = torch.linalg.eigh(covariance())
-    leading = draws @ vectors[:, -10:] / values[-10:].sqrt()
-    assert float(leading.var()) == pytest.approx(1, abs=0.2)
-    assert float((draws @ vectors[:, :50] / values[:50].sqrt()).var()) == pytest.approx(1, abs=0.1)
+    truths = [demo_problem(prior, seed, stations=5).truth for seed in range(8)]
+    off = (torch.stack(truths) - prior.on("2009-01-15").affine.shift).flatten(1)
+    assert float((off @ vectors[:, -30:] / values[-30:].sqrt()).var()) == pytest.approx(1, abs=0.2)
+    again = demo_problem(prior, 3, stations=5)
+    assert torch.equal(again.truth, truths[3]) and not torch.equal(truths[2], truths[3])
 
 
 def test_simulated_errors_have_the_stated_size(prior):

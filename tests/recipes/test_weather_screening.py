@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from posterior.io import UnitError, read_observations, write_observations
-from posterior.recipes.weather import Errors, prior_draw, screen, with_altimeter
+from posterior.recipes.weather import Errors, screen, with_altimeter
 from posterior.recipes.weather.altimeter import ALTIMETER, reduce_to_sea_level, station_pressure
-from tests.recipes.pressure import LATITUDE, LONGITUDE, SLP, pressure_prior, stations
+from tests.recipes.pressure import LATITUDE, LONGITUDE, SLP, field, pressure_prior, stations
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def prior():
 
 @pytest.fixture(scope="module")
 def truth(prior):
-    return prior_draw(prior.on("2009-01-15"), 4, steps=32)
+    return field(prior, 4)
 
 
 def _with_rows(table, *rows):
@@ -73,7 +73,7 @@ def test_what_is_left_out_is_listed_with_the_reason(prior, truth):
 @pytest.mark.parametrize("seed", range(4))
 def test_gross_errors_are_found_and_good_reports_stay(prior, seed):
     """Slips of 8 to 20 hPa are well inside the climate; only the other stations tell."""
-    truth = prior_draw(prior.on("2009-01-15"), 10 + seed, steps=32)
+    truth = field(prior, 10 + seed)
     table = stations(prior, truth, count=80, seed=seed)
     rng = np.random.default_rng(seed)
     wrong = rng.choice(80, 6, replace=False)
@@ -96,7 +96,7 @@ def test_false_alarms_are_as_rare_as_the_law_says(prior):
     """Of 20 x 60 good reports at four standard deviations, less than one in a thousand is refused."""
     refused = 0
     for seed in range(20):
-        truth = prior_draw(prior.on("2009-01-15"), 100 + seed, steps=8)
+        truth = field(prior, 100 + seed)
         refused += len(screen(stations(prior, truth, seed=seed, error=0.5**0.5), prior, gross=4.0).dropped)
     assert refused <= 2
 

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from posterior.cli.demo.mri import mri
+from posterior.cli.demo.weather import weather
 
 DEFAULT = "mri"
 
@@ -39,6 +40,7 @@ DEMOS = {
         "The same slice from 8x undersampled k-space.",
         {"acceleration": 8.0, "output": "posterior-demo-mri-8x.nc"},
     ),
+    "weather": Demo(weather, "A pressure map of the North Atlantic from 30 stations."),
 }
 
 

@@ -7,8 +7,8 @@ from posterior.recipes.weather.etkf import calendar_window, etkf, gaspari_cohn
 from posterior.recipes.weather.figures import figure
 from posterior.recipes.weather.problem import StationProblem
 from posterior.recipes.weather.scores import Score, area_weights, score
-from posterior.recipes.weather.screening import Errors, screen
-from posterior.recipes.weather.simulation import demo_problem, prior_draw, simulate
+from posterior.recipes.weather.screening import Errors, errors_of, screen
+from posterior.recipes.weather.simulation import demo_problem, simulate
 
 __all__ = [
     "Analysis",
@@ -22,11 +22,11 @@ __all__ = [
     "assimilate",
     "calendar_window",
     "demo_problem",
+    "errors_of",
     "etkf",
     "figure",
     "gaspari_cohn",
     "optimal_interpolation",
-    "prior_draw",
     "score",
     "screen",
     "simulate",

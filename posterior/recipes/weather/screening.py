@@ -56,6 +56,21 @@ DEFAULT_ERRORS = {
 }
 
 
+def errors_of(prior: Prior, instrument: float | None = None, representativeness: float | None = None) -> Errors:
+    """The default errors of the prior's variable, or those given in their place.
+
+    Raises:
+        ValueError: If one is missing and there is no default.
+    """
+    name = _standard_name(prior)
+    default = DEFAULT_ERRORS.get(name)
+    given = {"instrument": instrument, "representativeness": representativeness}
+    missing = [what for what, value in given.items() if value is None]
+    if default is None and missing:
+        raise ValueError(f"there is no default error of {' and '.join(missing)} for {name!r}; give one in {prior.units}")
+    return Errors(**{what: getattr(default, what) if value is None else value for what, value in given.items()})
+
+
 def screen(
     table: pd.DataFrame,
     prior: Prior,
@@ -110,10 +125,9 @@ def screen(
     """
     import pandas as pd
 
-    rows, name, standard = _select(table, prior, variable)
-    errors = errors or DEFAULT_ERRORS.get(standard)
-    if errors is None:
-        raise ValueError(f"{source}: there are no default errors for {name!r}; give those of instrument and representativeness")
+    standard = _standard_name(prior)
+    rows, name = _select(table, prior, variable)
+    errors = errors or errors_of(prior)
     rows = _in_units(rows, table.attrs.get("units", {}), name, prior, errors)
     when = _time(rows, time)
     reason = pd.Series("", index=rows.index, dtype=object)
@@ -144,10 +158,15 @@ def screen(
     return StationProblem(on_date, used, when, dropped=left_out, law=law, source=source)
 
 
-def _select(table: Any, prior: Prior, variable: str | None) -> tuple[pd.DataFrame, str, str]:
-    """Rows of the variable, its name in the table, and the CF standard name of the prior's."""
+def _standard_name(prior: Prior) -> str:
+    """CF standard name of the prior's variable, or its name where it has none."""
     labels = prior.labels
-    standard = str(labels.attrs.get("standard_name", labels.name)) if labels is not None else ""
+    return "" if labels is None else str(labels.attrs.get("standard_name", labels.name))
+
+
+def _select(table: Any, prior: Prior, variable: str | None) -> tuple[pd.DataFrame, str]:
+    """Rows of the variable, and its name in the table."""
+    standard, labels = _standard_name(prior), prior.labels
     there = [str(v) for v in table["variable"].unique()]
     wanted = [variable] if variable is not None else [standard, *([labels.name] if labels else []), *_ALIASES.get(standard, ())]
     found = next((name for name in wanted if name in there), None)
@@ -156,7 +175,7 @@ def _select(table: Any, prior: Prior, variable: str | None) -> tuple[pd.DataFram
             f"the table has no variable {wanted[0]!r} but {', '.join(there) or 'none'}; "
             "name the column's variable that is meant, or another prior"
         )
-    return table[(table["variable"].astype(str) == found).to_numpy()].reset_index(drop=True), found, standard
+    return table[(table["variable"].astype(str) == found).to_numpy()].reset_index(drop=True), found
 
 
 def _in_units(rows: Any, units: Any, name: str, prior: Prior, errors: Errors) -> pd.DataFrame:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from posterior.integrators import DPMSolver2M, Estimate
 from posterior.priors.base import Prior
-from posterior.recipes.weather.baselines import event_shape, reference_of
 from posterior.recipes.weather.problem import Law, StationProblem, grid_of, station_operator
-from posterior.schedules import Karras
+from posterior.unconditional import sample_prior
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,31 +18,6 @@ if TYPE_CHECKING:
 
 DEMO_DATE = "2009-01-15"
 _DEMO_SEED = 2009
-
-
-def prior_draw(prior: Prior, seed: int = 0, *, steps: int = 64) -> Tensor:
-    """One field (*event) of the prior itself, physical units: the probability-flow ODE from its noisiest level.
-
-    Args:
-        prior: A prior with a reference.
-        seed: Seed of the noise.
-        steps: Network calls.
-    """
-    shape = event_shape(prior)
-    reference = reference_of(prior)
-    g = torch.Generator().manual_seed(seed)
-    white = torch.randn(1, *shape, generator=g, dtype=torch.float64)
-    levels = Karras()(steps, prior.sigma_max, prior.sigma_min)
-    x = reference.mean(shape) + reference.covariance(shape).plus_white(levels[0] ** 2).sqrt(white)
-    solver, memory = DPMSolver2M(), None
-
-    def denoiser(x: Tensor, sigma: float, step: tuple[float, float]) -> Estimate:
-        with torch.no_grad():
-            return Estimate(prior.denoise(x, sigma))
-
-    for sigma, below in zip(levels[:-1], levels[1:], strict=True):
-        x, memory = solver.step(denoiser, x, sigma, below, lambda shape=None: white, memory)
-    return prior.affine.to_physical(x)[0]
 
 
 def random_stations(grid: Grid, count: int, seed: int = 0) -> pd.DataFrame:
@@ -104,6 +76,7 @@ def demo_problem(prior: Prior, seed: int = 0, *, stations: int = 30, sigma: floa
         sigma: Standard deviation of their errors.
     """
     on_date = prior.on(DEMO_DATE)
-    truth = prior_draw(on_date, int(np.random.SeedSequence([_DEMO_SEED, seed]).generate_state(1)[0]))
+    own = int(np.random.SeedSequence([_DEMO_SEED, seed]).generate_state(1)[0])  # no draw of the posterior has this seed
+    truth = sample_prior(on_date, draws=1, seed=own, steps=64).samples[0]
     source = "a draw of the prior"
     return simulate(prior, truth, DEMO_DATE, stations=stations, sigma=sigma, seed=seed, source=source)

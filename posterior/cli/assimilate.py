@@ -1,0 +1,161 @@
+"""``posterior assimilate OBS``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from posterior.cli._common import (
+    BatchOption,
+    CheckpointOption,
+    DrawsOption,
+    PriorOption,
+    SamplerName,
+    SamplerOption,
+    Sampling,
+    SeedOption,
+    StepsOption,
+    check_output,
+    notes,
+    one_sentence,
+)
+from posterior.cli._weather import list_dropped, run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from posterior.priors.base import Prior
+
+_ALL_FLAGS = ("V", "S", "C", "G", "Z", "", "Q", "X", "B", "I", "W", "T")
+
+
+class Law(StrEnum):
+    """Laws of the observations' errors."""
+
+    gaussian = "gaussian"
+    outlier = "outlier"
+    student = "student"
+
+
+def assimilate(
+    file: Annotated[Path, typer.Argument(metavar="OBS", help="Observation table (CSV, Parquet), MADIS NetCDF or METAR text.")],
+    prior: PriorOption = "slp-north-atlantic",
+    sampler: SamplerOption = SamplerName.bridge,
+    steps: StepsOption = None,
+    draws: DrawsOption = 64,
+    seed: SeedOption = 0,
+    output: Annotated[
+        Path | None, typer.Option(help="NetCDF file to write, OBS's name with -analysis.nc here if not given; and a .png.")
+    ] = None,
+    variable: Annotated[
+        str | None, typer.Option(help="Variable of the table; the prior's own, by its CF name, if not given.")
+    ] = None,
+    unit: Annotated[
+        list[str] | None, typer.Option(help="VARIABLE=UNIT, as slp=hPa, for a table without a column units; may be repeated.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Time of the analysis, UTC, as 2005-08-26T00; the hour of the reports if not given.")
+    ] = None,
+    window: Annotated[float, typer.Option(help="Hours that a report may be away from it.", min=0)] = 3.0,
+    instrument: Annotated[
+        float | None, typer.Option(help="Error of an instrument that states none, units of the prior; 0.5 hPa for pressure.")
+    ] = None,
+    representativeness: Annotated[
+        float | None, typer.Option(help="Error of what the grid cannot show, units of the prior; 0.5 hPa for pressure.")
+    ] = None,
+    gross: Annotated[float, typer.Option(help="Standard deviations from which a report is a gross error.", min=0)] = 5.0,
+    highest: Annotated[float, typer.Option(help="Metres that a station of sea-level pressure may lie above the sea.")] = 800.0,
+    law: Annotated[Law, typer.Option(help="Law of the errors that are left after the checks.")] = Law.outlier,
+    altimeter: Annotated[
+        bool, typer.Option("--altimeter", help="Use altimeter settings of stations below 100 m that report no pressure.")
+    ] = False,
+    all_flags: Annotated[
+        bool, typer.Option("--all-flags", help="Also take values that the provider's quality control refused.")
+    ] = False,
+    withhold: Annotated[
+        float, typer.Option(help="Share of the stations to leave out of the analysis and score it by.", min=0, max=0.9)
+    ] = 0.0,
+    folds: Annotated[
+        int, typer.Option(help="Withhold every station once, in so many more runs, and score the predictions.", min=0)
+    ] = 0,
+    background: Annotated[
+        Path | None, typer.Option(help="Past fields with times, for climatology and ETKF; drawn from the prior if not given.")
+    ] = None,
+    batch_size: BatchOption = 32,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Turn station reports into an ensemble of fields, with a map, baselines and scores at withheld stations."""
+    sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint)
+    output = Path(f"{file.name.split('.')[0]}-analysis.nc") if output is None else output
+    with one_sentence():
+        check_output(output)
+        if withhold and folds:
+            raise ValueError("--withhold and --folds are two ways to the same scores; give one of them")
+        import numpy as np
+
+        import posterior
+        from posterior.io import read_observations, summarise
+        from posterior.io.observations import PASSED
+        from posterior.recipes.weather import errors_of, screen, with_altimeter
+        from posterior.recipes.weather.analysis import parts
+
+        table = read_observations(file, units=_units(unit), date=time, accept=_ALL_FLAGS if all_flags else PASSED)
+        typer.echo(str(summarise(table)))
+        if altimeter:
+            table = with_altimeter(table)
+        network = posterior.load_prior(prior)
+        problem = screen(
+            table,
+            network,
+            variable=variable,
+            time=None if time is None else np.datetime64(time),
+            window=window,
+            errors=errors_of(network, instrument, representativeness),
+            highest=highest,
+            gross=gross,
+            law=law.value,
+            source=file.name,
+        )
+        list_dropped(problem)
+        if withhold:
+            count = len(problem.stations)
+            problem = problem.without(sum(parts(count, count, seed)[: max(1, round(withhold * count))]) > 0)
+        fields = None if background is None else _fields(background, problem.prior, problem.time)
+        with notes():
+            run(problem, sampling, output, folds, fields)
+
+
+def _units(given: list[str] | None) -> dict[str, str] | None:
+    if not given:
+        return None
+    pairs = [text.partition("=") for text in given]
+    for name, sign, unit in pairs:
+        if not (name and sign and unit):
+            raise ValueError(f"--unit is {name + sign + unit!r}; wanted VARIABLE=UNIT, such as slp=hPa")
+    return {name: unit for name, _, unit in pairs}
+
+
+def _fields(path: Path, prior: Prior, time: np.datetime64) -> Tensor:
+    """Fields of the calendar window in a file, on the prior's grid."""
+    import numpy as np
+    import torch
+
+    from posterior.io import open_fields
+    from posterior.recipes.weather import calendar_window
+    from posterior.recipes.weather.problem import grid_of
+
+    grid = grid_of(prior)
+    field = open_fields(path, units=prior.units, chunks=None, rename=True).transpose("time", "latitude", "longitude")
+    for what in ("latitude", "longitude"):
+        if not np.array_equal(field[what].values, getattr(grid, what)):
+            raise ValueError(f"{path}: its {what}s are not those of prior '{prior.name}'")
+    inside = calendar_window(field["time"].values, time, 15)
+    if inside.sum() < 2:
+        raise ValueError(
+            f"{path}: {int(inside.sum())} fields within 15 days of the day of the year of {time}; wanted 2 or more"
+        )
+    return torch.from_numpy(field.values[inside]).double()[:, None]

@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+import rich.progress  # noqa: F401  importing it draws from `random`, which a test's body may not
+import xarray as xr
+from typer.testing import CliRunner
+
+import posterior
+from posterior.cli import app
+from posterior.io import write_observations
+from tests.recipes.pressure import SLP, field, pressure_prior, stations
+
+QUICK = ["--steps", "2", "--draws", "20"]
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return pressure_prior()
+
+
+@pytest.fixture
+def run(prior, monkeypatch, tmp_path):
+    monkeypatch.setattr(posterior, "load_prior", lambda name: prior)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        return CliRunner().invoke(app, [str(a) for a in arguments])
+
+    return call
+
+
+@pytest.fixture
+def table(prior, tmp_path):
+    made = stations(prior, field(prior, 5), count=40)
+    made.loc[7, "value"] += 6000
+    made.loc[8, "latitude"] = 10.0
+    write_observations(made, tmp_path / "hour.csv")
+    return tmp_path / "hour.csv"
+
+
+def test_assimilate_lists_what_it_drops_and_writes_map_and_ensemble(run, table, tmp_path):
+    result = run("assimilate", table, *QUICK, "--folds", 2)
+    assert result.exit_code == 0, result.output
+    assert "40 values kept" in result.stdout
+    assert "1: off the grid" in result.stdout
+    assert "S007" in result.stdout and "gross error" in result.stdout
+    assert "at 38 withheld stations" in result.stdout and "optimal interpolation" in result.stdout
+    assert (tmp_path / "hour-analysis.png").stat().st_size > 10000
+    loaded = posterior.load_draws(tmp_path / "hour-analysis.nc")
+    assert loaded.n == 20 and loaded.units == "hPa"
+    with xr.open_datatree(tmp_path / "hour-analysis.nc", engine="h5netcdf") as tree:
+        assert sorted(tree["dropped"]["station"].values) == ["S007", "S008"]
+        assert tree["stations"].sizes["report"] == 38
+
+
+def test_withheld_share(run, table, tmp_path):
+    result = run("assimilate", table, *QUICK, "--withhold", 0.25, "--output", "a.nc", "--gross", 3, "--law", "gaussian")
+    assert result.exit_code == 0, result.output
+    with xr.open_datatree(tmp_path / "a.nc", engine="h5netcdf") as tree:
+        held, used = tree["withheld"], tree["stations"]
+        assert held.sizes["report"] + used.sizes["report"] == 40 - tree["dropped"].sizes["report"]
+        assert not set(held["station"].values) & set(used["station"].values)
+        assert held.sizes["report"] == round(0.25 * (held.sizes["report"] + used.sizes["report"]))
+
+
+def test_a_background_file_gives_the_ensemble_of_the_baselines(run, prior, table, tmp_path):
+    labels = prior.labels
+    days = np.arange(np.datetime64("2001-01-01"), np.datetime64("2003-01-01"), 5).astype("datetime64[ns]")
+    values = 1012 + np.random.default_rng(0).standard_normal((len(days), *prior.event_shape[1:]))
+    coords = {"time": days, **{d: labels.coords[d].values for d in labels.dims[1:]}}
+    past = xr.DataArray(values, coords, ("time", *labels.dims[1:]), "slp", {"units": "hPa"})
+    past.to_netcdf(tmp_path / "past.nc", engine="h5netcdf")
+    result = run("assimilate", table, *QUICK, "--background", "past.nc", "--output", "a.nc")
+    assert result.exit_code == 0, result.output
+    with xr.open_datatree(tmp_path / "a.nc", engine="h5netcdf") as tree:
+        spread = tree["analyses"]["climatology_standard_deviation"]
+        assert float(spread.mean()) == pytest.approx(1, abs=0.2)
+    past.assign_coords(latitude=past.latitude + 1).to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
+    result = run("assimilate", table, *QUICK, "--background", "other.nc", "--output", "b.nc")
+    assert result.exit_code == 2 and "latitudes are not those of prior" in result.stderr
+
+
+def test_units_are_given_by_variable(run, prior, tmp_path):
+    made = stations(prior, field(prior, 5), count=20, units="hPa").assign(variable="mslp")
+    made[["time", "latitude", "longitude", "variable", "value"]].to_csv(tmp_path / "plain.csv", index=False)
+    assert run("assimilate", "plain.csv", *QUICK).exit_code == 2
+    result = run("assimilate", "plain.csv", *QUICK, "--unit", "mslp=hPa")
+    assert result.exit_code == 0, result.output
+    result = run("assimilate", "plain.csv", *QUICK, "--unit", "hPa")
+    assert result.exit_code == 2 and "wanted VARIABLE=UNIT" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--withhold", "0.2", "--folds", "3"], "give one of them"),
+        (["--variable", "wind_speed"], "no variable 'wind_speed'"),
+        (["--time", "2011-01-01"], "no observation"),
+        (["--output", "a.txt"], "ends in .nc"),
+    ],
+)
+def test_refusals_are_one_sentence(run, table, options, words):
+    result = run("assimilate", table, *QUICK, *options)
+    assert result.exit_code == 2
+    assert words in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_demo(run, tmp_path):
+    result = run("demo", "weather", *QUICK, "--stations", 12, "--error", 0.5)
+    assert result.exit_code == 0, result.output
+    assert "against the true field" in result.stdout and "climatology" in result.stdout
+    with xr.open_datatree(tmp_path / "posterior-demo-weather.nc", engine="h5netcdf") as tree:
+        assert tree["stations"].sizes["report"] == 12
+        assert "reference" in tree.children
+        assert tree["posterior"]["slp"].attrs["standard_name"] == SLP
+    assert (tmp_path / "posterior-demo-weather.png").exists()
