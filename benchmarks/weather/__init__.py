@@ -1,0 +1,1 @@
+"""Sea-level pressure from stations: GaussianBridge beside climatology, optimal interpolation and the ETKF."""

@@ -1,0 +1,34 @@
+"""Settings of the baselines, chosen on days of 2009 that the benchmark does not score."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from typing import Any
+
+from benchmarks.harness.runner import Method
+from benchmarks.weather.benchmark import ETKF, SEASONAL, SETTINGS, measure
+from benchmarks.weather.cases import MONTHS, TUNING_DAYS, Case, day
+
+GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
+    ETKF: {"days": (30,), "every": (3,), "radius": (2500.0, 4000.0, 6000.0), "inflation": (0.85, 1.0, 1.2)},
+    SEASONAL: {"days": (20, 30, 45), "shrinkage": (0.1, 0.3, 0.6)},
+}
+
+
+def tune(names: list[str] | None = None, draws: int = 40) -> dict[str, Any]:
+    """The best of each grid by mean fair CRPS, written to the settings file."""
+    cases: list[Case] = [day(month, k, draws, TUNING_DAYS) for month in MONTHS for k in range(len(TUNING_DAYS))]
+    kept = json.loads(SETTINGS.read_text()) if SETTINGS.exists() else {}
+    for name in names or list(GRIDS):
+        grid = GRIDS[name]
+        tried = []
+        for values in product(*grid.values()):
+            settings = dict(zip(grid, values, strict=True))
+            rows = [measure(Method(name), case, settings) for case in cases]
+            crps = sum(float(r["crps"]) for r in rows) / len(rows)
+            tried.append((crps, settings))
+            print(f"{name} {settings}: {crps:.4f}", flush=True)
+        kept[name] = min(tried, key=lambda pair: pair[0])[1]
+        SETTINGS.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    return kept
