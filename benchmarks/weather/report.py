@@ -56,8 +56,8 @@ def body(rows: list[Row]) -> list[str]:
         lines += [
             "## The real hour",
             "",
-            f"METAR reports of 26 August 2005, 00 UTC, a month kept from all training: {count} stations of sea-level pressure in",
-            "the region that pass the checks, each withheld once, in fifths. The reports themselves are predicted, with the",
+            f"METAR reports of 26 August 2005, 00 UTC, a month kept from all training: {count} stations of sea-level pressure",
+            "in the region that pass the checks, each withheld once, in fifths. The reports themselves are predicted, with the",
             "error of an observation (0.71 hPa: 0.5 of the instrument, 0.5 of what the grid cannot show).",
             "",
             *overall(hour),
