@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from posterior.cli import assimilate, demo, priors, reconstruct
+from posterior.cli import assimilate, demo, priors, reconstruct, train
 
 app = typer.Typer(
     name="posterior",
@@ -27,6 +27,7 @@ app.add_typer(demo.app, name="demo")
 app.command("assimilate")(assimilate.assimilate)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("priors")(priors.priors)
+app.command("train")(train.train)
 
 
 def _version(wanted: bool) -> None:

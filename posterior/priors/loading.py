@@ -24,6 +24,7 @@ from posterior.priors.parameterisations import (
     EDM,
     ContinuousVP,
     GaussianResidual,
+    GaussianResidualFlow,
     Parameterisation,
     VarianceExploding,
     VariancePreserving,
@@ -241,8 +242,9 @@ def _parameterisation(settings: dict[str, Any], tables: Tables, reference: Refer
     for known in (EDM, Velocity, ContinuousVP, VarianceExploding):
         if kind == known.kind:
             return known(**about)
-    if kind == "gaussian-residual":
-        if reference is None:
-            raise ValueError("a gaussian-residual prior without its reference in tables.safetensors")
-        return GaussianResidual(reference)
+    for residual in (GaussianResidual, GaussianResidualFlow):
+        if kind == residual.kind:
+            if reference is None:
+                raise ValueError(f"a {kind} prior without its reference in tables.safetensors")
+            return residual(reference)
     raise ValueError(f"parameterisation {kind!r} is not known")

@@ -289,6 +289,32 @@ class GaussianResidual(Parameterisation):
         return linear + c * network(inputs, sigma.log() / 4)
 
 
+class GaussianResidualFlow(GaussianResidual):
+    """The flow form of `GaussianResidual`: a velocity on the straight path x_t = (1 - t) x0 + t eps.
+
+    v(x_t, t) = (x_t - D_g) / t - (c / t) F([D_g, (x - D_g) / sigma], ln(sigma) / 4) with sigma = t / (1 - t) and
+    x = x_t / (1 - t): the velocity of the reference Gaussian, and what the network adds to it. c / t is between the
+    reference's standard deviation and 1 at all t, so that the plain flow-matching loss weighs all times alike.
+
+    Args:
+        reference: The Gaussian.
+    """
+
+    kind: ClassVar[str] = "gaussian-residual-flow"
+
+    def velocity(self, network: Network, x_t: Tensor, t: Tensor) -> Tensor:
+        """E[eps - x0 | x_t]; ``x_t`` (B, *event), ``t`` (B,) in (0, 1), noise at 1."""
+        sigma, tc = t / (1 - t), column(t, x_t)
+        linear, inputs, c = self.parts(x_t / (1 - tc), sigma)
+        return (x_t - linear - c * network(inputs, sigma.log() / 4)) / tc
+
+    def denoise(self, network: Network, x: Tensor, sigma: Tensor) -> Tensor:
+        """D = x_t - t v."""
+        t = sigma / (1 + sigma)
+        x_t = x / (1 + column(sigma, x))
+        return x_t - column(t, x) * self.velocity(network, x_t, t)
+
+
 def _one_of(what: str, value: str, words: tuple[str, ...]) -> None:
     if value not in words:
         raise ValueError(f"{what} {value!r}: wanted {', '.join(words[:-1])} or {words[-1]}")

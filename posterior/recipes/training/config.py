@@ -1,0 +1,249 @@
+"""The file that describes a training run: TOML, every key known, every error naming the key."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from posterior.priors.training import TrainingSettings
+
+_T = TypeVar("_T")
+
+REFERENCES = ("eof", "radial", "none")
+PARAMETERISATIONS = ("gaussian-residual", "gaussian-residual-flow", "edm", "velocity")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where fields come from and which of them train.
+
+    Args:
+        train: Periods, each [first, last] with both ends in it: dates as text, or numbers of fields from 0.
+        develop: Periods of held-out fields; they choose the step and are what the card is measured on.
+
+    Other arguments:
+        registry: Name of a dataset of `posterior.io.registry`.
+        file: NetCDF, Zarr, GRIB, climate4R, or NumPy (``.npy``: fields (N, H, W) or (N, C, H, W)); one of the two.
+        variables: Names of the variables, one a channel; may be left out where the file has one.
+        units: Unit to train in; the file's own where None.
+        source_units: Unit of the values, for a file that does not say.
+        coordinate_units: Units of coordinates, for a file that does not say.
+        name: What the field is called; the variable's name where None and there is one.
+    """
+
+    train: tuple[tuple[str | int, str | int], ...]
+    develop: tuple[tuple[str | int, str | int], ...] = ()
+    registry: str | None = None
+    file: str | None = None
+    variables: tuple[str, ...] = ()
+    units: str | None = None
+    source_units: str | None = None
+    coordinate_units: dict[str, str] = field(default_factory=dict)
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class MeanConfig:
+    """The mean of every grid point, which is the shift of the affine map.
+
+    Args:
+        yearly: Harmonics of the year.
+        daily: Harmonics of the day.
+    """
+
+    yearly: int = 0
+    daily: int = 0
+
+
+@dataclass(frozen=True)
+class ReferenceConfig:
+    """The reference Gaussian, fitted on the training fields.
+
+    Args:
+        kind: "eof", "radial" or "none".
+        rank: EOFs kept; all where None.
+        shrinkage: Of the EOF covariance towards white.
+    """
+
+    kind: str = "eof"
+    rank: int | None = None
+    shrinkage: float = 0.0
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The diffusers `UNet2DModel`.
+
+    Args:
+        channels: Of each level; a level halves the resolution of the one before.
+        layers: Residual blocks of a level.
+        dropout: Probability of dropping a channel's value in residual blocks.
+        attention: Self-attention at the last level.
+        groups: Groups of the group normalisation, which divide every number of channels.
+        parameterisation: What the network predicts: "gaussian-residual" and its flow form "gaussian-residual-flow" need
+            a reference; "edm"; "velocity".
+    """
+
+    channels: tuple[int, ...] = (32, 64, 96)
+    layers: int = 1
+    dropout: float = 0.1
+    attention: bool = False
+    groups: int = 8
+    parameterisation: str = "gaussian-residual"
+
+
+@dataclass(frozen=True)
+class RunConfig(TrainingSettings):
+    """`TrainingSettings`, and what a batch is.
+
+    Args:
+        batch: Fields in a batch.
+        augment: See `posterior.priors.training.batches_of`.
+        start: A prior, by name or path, whose weights training begins with.
+    """
+
+    batch: int = 32
+    augment: tuple[str, ...] = ()
+    start: str | None = None
+
+    def settings(self) -> TrainingSettings:
+        """The settings of the loop."""
+        return TrainingSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainingSettings)})
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A training run.
+
+    Args:
+        name: Of the prior.
+        summary: One line on what it is a prior of.
+        data: Where fields come from.
+        training: How it is trained.
+
+    Other arguments:
+        licence: Of the weights.
+        sources: Sentences on where the data come from and under which licence.
+        limits: What the prior does not know.
+        mean: The mean of every grid point.
+        reference: The reference Gaussian.
+        network: The network.
+        notes: Further sentences for the card.
+    """
+
+    name: str
+    summary: str
+    data: DataConfig
+    training: RunConfig
+    licence: str = "unknown"
+    sources: tuple[str, ...] = ()
+    limits: str = ""
+    mean: MeanConfig = field(default_factory=MeanConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _one_of("reference.kind", self.reference.kind, REFERENCES)
+        _one_of("network.parameterisation", self.network.parameterisation, PARAMETERISATIONS)
+        if (self.data.registry is None) == (self.data.file is None):
+            raise ValueError("data: wanted one of registry and file")
+        if not self.data.train:
+            raise ValueError("data.train: wanted at least one period")
+        if self.network.parameterisation.startswith("gaussian") and self.reference.kind == "none":
+            raise ValueError(
+                f"network.parameterisation: {self.network.parameterisation!r} needs a reference; reference.kind is 'none'"
+            )
+        if bad := [c for c in self.network.channels if c < 1 or c % self.network.groups]:
+            raise ValueError(f"network.channels: {bad[0]} does not divide into {self.network.groups} groups (network.groups)")
+        if not 0 <= self.network.dropout < 1 or not 0 <= self.reference.shrinkage < 1:
+            raise ValueError("network.dropout and reference.shrinkage: wanted numbers in [0, 1)")
+        for name, value in (("training.batch", self.training.batch), ("network.layers", self.network.layers)):
+            if value < 1:
+                raise ValueError(f"{name}: {value}; wanted at least 1")
+        if self.training.validate_every and not self.data.develop:
+            raise ValueError("training.validate_every: there are no fields to validate on; give data.develop")
+
+
+def read_config(path: str | os.PathLike[str]) -> TrainingConfig:
+    """The training run that a TOML file describes.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not TOML, or a key is unknown, missing, of the wrong type or out of its range.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file; wanted a TOML file that describes a training run")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return _build(TrainingConfig, table, "")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _build(kind: type[_T], table: Any, where: str) -> _T:
+    if not isinstance(table, dict):
+        raise ValueError(f"{where}: {table!r}; wanted a table")
+    fields = {f.name: f for f in dataclasses.fields(typing.cast("Any", kind))}
+    hints = typing.get_type_hints(kind)
+    if unknown := sorted(table.keys() - fields.keys()):
+        raise ValueError(f"unknown key {_join(where, unknown[0])}; known: {', '.join(fields)}")
+    needed = [
+        n
+        for n, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and n not in table
+    ]
+    if needed:
+        raise ValueError(f"missing {', '.join(_join(where, n) for n in needed)}")
+    return kind(**{name: _value(hints[name], value, _join(where, name)) for name, value in table.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """``value`` as the type that the field has, lists as tuples."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast("Any", hint), value, where)
+    if origin in (types.UnionType, typing.Union):
+        kinds = [p for p in parts if p is not type(None)]
+        if any(type(value) is p for p in kinds):
+            return value
+        if len(kinds) == 1:
+            return _value(kinds[0], value, where)
+    elif origin is tuple and isinstance(value, list):
+        if parts[-1] is Ellipsis:
+            return tuple(_value(parts[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+        if len(value) == len(parts):
+            return tuple(_value(p, v, f"{where}[{i}]") for i, (p, v) in enumerate(zip(parts, value, strict=True)))
+    elif origin is dict and isinstance(value, dict):
+        return {k: _value(parts[1], v, _join(where, k)) for k, v in value.items()}
+    elif hint is float and type(value) in (int, float):
+        return float(value)
+    elif type(value) is hint:
+        return value
+    raise ValueError(f"{where}: {value!r}; wanted {_words(hint)}")
+
+
+def _words(hint: Any) -> str:
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    if typing.get_origin(hint) is tuple:
+        parts = [p for p in typing.get_args(hint) if p is not Ellipsis]
+        return f"a list of {len(parts)}" if len(parts) > 1 else f"a list, each {_words(parts[0])}"
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return " or ".join(_words(p) for p in typing.get_args(hint) if p is not type(None))
+    return names.get(hint, "a table")
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
+
+def _one_of(where: str, value: str, words: tuple[str, ...]) -> None:
+    if value not in words:
+        raise ValueError(f"{where}: {value!r}; wanted {', '.join(words[:-1])} or {words[-1]}")
