@@ -333,7 +333,8 @@ class Draws:
 
         return reconstruction(self, truth, path=path, allow_point_estimate=allow_point_estimate)
 
-    def _facts(self) -> dict[str, str]:
+    def facts(self) -> dict[str, str]:
+        """What there is to say of the draws, in words: number, shape, units, how they were made, status."""
         stats = self.stats
         runs = f" in {self.chains} runs" if self.chains > 1 else ""
         what = "posterior draws" if self.is_posterior else "point estimates (no uncertainty)"
@@ -363,7 +364,7 @@ class Draws:
     def _repr_html_(self) -> str:
         from posterior.figures.html import summary
 
-        return summary(self, self._facts())
+        return summary(self, self.facts())
 
 
 def load_draws(path: str | os.PathLike[str]) -> Draws:

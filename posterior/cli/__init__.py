@@ -1,4 +1,5 @@
-"""The command line: ``posterior demo``, ``posterior reconstruct FILE``, ``posterior priors``.
+"""The command line: ``posterior demo``, ``posterior reconstruct FILE``, ``posterior priors``,
+``posterior report FILE``.
 
 Whatever can be expected to go wrong ends in one sentence on the error stream and exit status 2, with no
 output file begun. Libraries are imported inside the commands, so that ``--help`` answers at once.
@@ -13,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from posterior.cli import assimilate, demo, priors, reconstruct, train
+from posterior.cli import assimilate, demo, priors, reconstruct, report, train
 
 app = typer.Typer(
     name="posterior",
@@ -27,6 +28,7 @@ app.add_typer(demo.app, name="demo")
 app.command("assimilate")(assimilate.assimilate)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("priors")(priors.priors)
+app.command("report")(report.report)
 app.command("train")(train.train)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from posterior.figures.style import Scale
+from posterior.figures.style import Scale, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,13 +135,13 @@ def colour_bar(ax: Axes, drawn: Any, scale: Scale) -> Colorbar:
 def axis_label(dim: str, coordinate: Any) -> str:
     """Name and units of an axis."""
     units = unit_of(coordinate)
-    return f"{dim} ({units})" if units else dim
+    return f"{plain(dim)} ({units})" if units else plain(dim)
 
 
 def unit_of(coordinate: Any) -> str:
     """Units of a coordinate as people write them; empty where it has none."""
     units = "" if coordinate is None else str(coordinate.attrs.get("units", ""))
-    return {"degrees_north": "°N", "degrees_east": "°E", "1": ""}.get(units, units)
+    return {"degrees_north": "°N", "degrees_east": "°E", "1": ""}.get(units, plain(units))
 
 
 def _label(ax: Axes, where: Plane) -> None:

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +14,9 @@ from torch import Tensor
 from posterior.draws import Draws
 from posterior.figures.fields import Plane, array, plane, points_up
 from posterior.figures.style import FIELD, MAGNITUDE, Scale, sequential, unit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _LONGEST = 256  # pixels of a thumbnail
 _STYLE = """<style>
@@ -33,14 +37,15 @@ def summary(draws: Draws, facts: Mapping[str, str]) -> str:
         draws: What to show.
         facts: Rows of the table.
     """
-    warned = "".join(f'<div class="warning">{html.escape(text)}</div>' for text in _warnings(draws))
+    warned = "".join(f'<div class="warning">{html.escape(text)}</div>' for text in warnings_of(draws))
     rows = {**facts, **key_figures(draws)}
     table = "".join(f"<tr><th>{html.escape(key)}</th><td>{html.escape(text)}</td></tr>" for key, text in rows.items())
     pictures = "".join(_figure(caption, source, width) for caption, source, width in thumbnails(draws))
     return f'<div class="posterior-draws">{_STYLE}{warned}<div>{pictures}</div><table>{table}</table></div>'
 
 
-def _warnings(draws: Draws) -> Iterable[str]:
+def warnings_of(draws: Draws) -> Iterable[str]:
+    """What a reader has to be told first."""
     if draws.stats.status != "ok":
         yield f"status: {draws.stats.status}"
     if not draws.is_posterior:
@@ -114,7 +119,7 @@ def png(values: np.ndarray, scale: Scale, where: Plane | None = None) -> str:
     rgba = style["cmap"](style["norm"](np.ma.masked_invalid(values)))
     file = io.BytesIO()
     matplotlib.image.imsave(file, rgba, format="png")
-    return _uri(file.getvalue())
+    return uri(file.getvalue())
 
 
 def _png_of_line(draws: Draws) -> str:
@@ -129,12 +134,18 @@ def _png_of_line(draws: Draws) -> str:
     line(ax, draws, array(draws.mean), color=BLUE)
     ax.set_ylabel(unit(draws.units), fontsize=9)
     ax.tick_params(labelsize=8)
+    return embedded(figure, 100)
+
+
+def embedded(figure: Figure, dpi: int) -> str:
+    """A figure as the address of an image."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100)
-    return _uri(file.getvalue())
+    figure.savefig(file, format="png", dpi=dpi)
+    return uri(file.getvalue())
 
 
-def _uri(data: bytes) -> str:
+def uri(data: bytes) -> str:
+    """A PNG as the address of an image."""
     return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from dataclasses import dataclass, replace
@@ -47,6 +48,7 @@ def reconstruction(
     data: Tensor | None = None,
     path: str | os.PathLike[str] | None = None,
     *,
+    columns: int | None = None,
     allow_point_estimate: bool = False,
 ) -> Figure:
     """Panels of truth, data, mean, standard deviation, error, and absolute error over standard deviation.
@@ -66,6 +68,7 @@ def reconstruction(
         path: Where to write the figure too.
 
     Other arguments:
+        columns: Panels in a row, where an event is one image; all of them if None.
         allow_point_estimate: Show the scatter of point estimates too.
 
     Returns:
@@ -84,9 +87,10 @@ def reconstruction(
     if not draws.event_shape:
         raise ValueError("plot: an event is a single number; wanted at least one axis")
     panels = _panels(draws, allow_point_estimate)
-    figure = (
-        _lines(draws, panels, allow_point_estimate) if len(draws.event_shape) == 1 else _images(draws, panels, shown, colours)
-    )
+    if len(draws.event_shape) == 1:
+        figure = _lines(draws, panels, allow_point_estimate)
+    else:
+        figure = _images(draws, panels, shown, colours, columns)
     if path is not None:
         save(figure, path)
     return figure
@@ -131,27 +135,32 @@ def _data(draws: Draws, data: Tensor | None) -> _Panel | None:
     return _Panel("data", flat, "data")
 
 
-def _images(draws: Draws, panels: list[_Panel], data: _Panel | None, colours: str) -> Figure:
+def _images(draws: Draws, panels: list[_Panel], data: _Panel | None, colours: str, columns: int | None) -> Figure:
     rows = min(ROWS, math.prod(draws.event_shape[:-2]))
-    where, columns = plane(draws), len(panels) + (data is not None)
+    shown: list[list[_Panel | None]] = []
+    for row in range(rows):
+        fields: list[_Panel | None] = [replace(p, values=p.values.reshape(-1, *draws.event_shape[-2:])[row]) for p in panels]
+        if data is not None:  # after the truth, and in the first row only
+            fields.insert(int(panels[0].title == "truth"), data if row == 0 else None)
+        shown.append(fields)
+    if rows == 1 and columns:
+        shown = [shown[0][i : i + columns] for i in range(0, len(shown[0]), columns)]
+    where, wide = plane(draws), len(shown[0])
     tall = where.shape_on_paper(draws.event_shape[-2:])
     width = min(4.2, max(1.7, 2.5 / tall))
-    figure = new_figure(columns * (width + 1.0), rows * (max(1.6, width * tall) + 0.75))
-    axes = figure.subplots(rows, columns, squeeze=False)
-    place = 1 if panels[0].title == "truth" else 0
-    for row in range(rows):
-        fields = [replace(p, values=p.values.reshape(-1, *draws.event_shape[-2:])[row]) for p in panels]
-        common = np.concatenate([p.values.ravel() for p in fields if p.kind == "field"])
-        names = [f"{p.title} [{row}]" if rows > 1 else p.title for p in fields]
-        columns_left = [ax for i, ax in enumerate(axes[row]) if data is None or i != place]
-        for ax, panel, name in zip(columns_left, fields, names, strict=True):
-            image(ax, panel.values, where, _scale(panel, common, draws.units, colours), name)
-        if data is not None:
-            ax = axes[row, place]
-            if row == 0:
+    figure = new_figure(wide * (width + 1.0), len(shown) * (max(1.6, width * tall) + 0.75))
+    axes = figure.subplots(len(shown), wide, squeeze=False)
+    for row, fields in enumerate(shown):
+        channel = list(itertools.chain(*shown)) if rows == 1 else fields
+        common = np.concatenate([p.values.ravel() for p in channel if p is not None and p.kind == "field"])
+        for ax, panel in itertools.zip_longest(axes[row], fields):
+            if panel is None:
+                ax.set_axis_off()
+            elif data is not None and panel is data:
                 image(ax, data.values, None, _scale(data, data.values, "units of the data", MAGNITUDE), data.title)
             else:
-                ax.set_axis_off()
+                name = f"{panel.title} [{row}]" if rows > 1 else panel.title
+                image(ax, panel.values, where, _scale(panel, common, draws.units, colours), name)
     return figure
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
 CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW)
 MAGNITUDE, FIELD, SPREAD, DIFFERENCE, RATIO = "gray", "cividis", "viridis", "RdBu_r", "magma"
+_LONGEST = 32  # characters of a label
 MISSING = "#c8c8c8"  # where there is no value: land, air, a divisor of zero
 
 
@@ -87,9 +88,15 @@ def one_axes(ax: Axes | None, width: float = 4.6, height: float = 3.8) -> tuple[
     return ax.get_figure(root=True), ax  # pyright: ignore[reportReturnType]
 
 
+def plain(text: str) -> str:
+    """Text that matplotlib draws as it stands: names and units come from files, and a "$" would begin mathematics."""
+    shown = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return shown.replace("$", r"\$")
+
+
 def unit(units: str) -> str:
     """Units as an axis shows them."""
-    return "dimensionless" if units in ("1", "") else units
+    return "dimensionless" if units in ("1", "") else plain(units)
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:

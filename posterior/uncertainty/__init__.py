@@ -59,6 +59,7 @@ _PUBLIC = {
     "recalibrate_spread": "conformal",
     "region_means": "quantities",
     "reliability": "probabilities",
+    "report": "page",
     "residual_check": "predictive",
     "residual_chi_square": "quantities",
     "risk_controlling_sets": "conformal",

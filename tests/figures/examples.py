@@ -28,7 +28,7 @@ def pressure(n=24, seed=0, **changes):
     }
     settings = {"units": "hPa", "name": "pressure", "dims": ("channel", "latitude", "longitude"), "coords": coords}
     x = 1013 + 4 * normal(n + 1, 1, 5, 8, seed=seed)
-    return Draws(x[1:], stats(), **{"truth": x[0]} | settings | changes)
+    return Draws(x[1:], **{"stats": stats(), "truth": x[0]} | settings | changes)
 
 
 def head(n=24, seed=0, **changes):
@@ -43,7 +43,7 @@ def head(n=24, seed=0, **changes):
         "coords": coords,
         "observed": normal(1, 2, 3, 6, 4, seed=9),
     }
-    return Draws(x[1:], stats(), **{"truth": x[0]} | settings | changes)
+    return Draws(x[1:], **{"stats": stats(), "truth": x[0]} | settings | changes)
 
 
 def titles(figure):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior.figures.style import BLUE, CYCLE, one_axes
+from posterior.figures.style import BLUE, CYCLE, one_axes, plain
 from posterior.uncertainty._statistics import Curve
 from posterior.uncertainty.ranks import Ranks
 
@@ -102,7 +102,7 @@ def rank_histogram(ranks: Ranks, bins: int = 10, *, band: float = 0.95, ax: Axes
         ax.errorbar(at, values, yerr=off, fmt="none", ecolor="black", elinewidth=1, capsize=2, label=f"{100 * band:.0f} % band")
     ax.axhline(1 / bins, color="black", linewidth=0.8, linestyle="--", label="calibrated")
     ax.set_ylim(0, max(1.35 * float(max(values.max(), upper.max())), 2 / bins))
-    _finish(ax, "fractional rank of the truth", "share of trials", ranks.name, [ranks], square=False)
+    _finish(ax, "fractional rank of the truth", "share of trials", plain(ranks.name), [ranks], square=False)
     return figure
 
 
@@ -134,7 +134,7 @@ def _curve(ax: Axes, curve: Curve, colour: str, ranks: Ranks, *, alone: bool, di
     shade, alpha = ("black", 0.15 if alone else 0.08) if about_expected else (colour, 0.25)
     label = f"{100 * curve.band:.0f} % band" if alone else None
     ax.fill_between(at, lower, upper, color=shade, alpha=alpha, linewidth=0, label=label)
-    name = "measured" if alone else f"{ranks.name}, p = {ranks.p_value:.2g}"
+    name = "measured" if alone else f"{plain(ranks.name)}, p = {ranks.p_value:.2g}"
     ax.plot(at, values, color=colour, linewidth=1.4, marker="o" if len(at) < 25 else "", markersize=3, label=name)
 
 

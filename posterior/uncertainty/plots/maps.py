@@ -20,6 +20,7 @@ from posterior.figures.style import (
     diverging,
     new_figure,
     one_axes,
+    plain,
     ratio,
     sequential,
     unit,
@@ -190,8 +191,8 @@ def profile(
     if along.truth is not None:
         line(ax, along, array(along.truth), color="black", linestyle="--", linewidth=1, label="truth")
     line(ax, along, array(along.mean), color=BLUE, linewidth=1.4, label="mean")
-    ax.set_ylabel(f"{draws.name} ({unit(draws.units)})", fontsize=9)
-    ax.set_title(f"along {dim}" + (f" at {', '.join(words)}" if words else ""), fontsize=10)
+    ax.set_ylabel(f"{plain(draws.name)} ({unit(draws.units)})", fontsize=9)
+    ax.set_title(f"along {plain(dim)}" + (f" at {', '.join(words)}" if words else ""), fontsize=10)
     ax.legend(fontsize=8)
     ax.tick_params(labelsize=8)
     ax.margins(x=0)
@@ -200,9 +201,10 @@ def profile(
 
 def _place(axis: str, i: int, draws: Draws) -> str:
     if axis not in draws.coords:
-        return f"{axis} = {i}"
+        return f"{plain(axis)} = {i}"
     value, units = draws.coords[axis].values[i], unit_of(draws.coords[axis])
-    return f"{axis} = {value:g} {units}".rstrip() if np.issubdtype(type(value), np.number) else f"{axis} = {value}"
+    shown = f"{value:g}" if np.issubdtype(type(value), np.number) else plain(str(value))
+    return f"{plain(axis)} = {shown} {units}".rstrip()
 
 
 def components(found: PrincipalComponents, draws: Draws, *, channel: int = 0) -> Figure:

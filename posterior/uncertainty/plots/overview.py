@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from posterior.figures.style import BLUE, ORANGE, new_figure
+from posterior.figures.style import BLUE, ORANGE, new_figure, plain
 from posterior.uncertainty.assessment import Assessment
 from posterior.uncertainty.plots.calibration import coverage, ecdf, rank_histogram
 from posterior.uncertainty.plots.skill import reliability, sparsification, spread_skill
@@ -67,7 +67,7 @@ def p_values(found: Assessment, *, ax: Axes, level: float = 0.01) -> None:
     ax.axvline(level, color="black", linestyle="--", linewidth=0.8)
     ax.set_xscale("log")
     ax.set_xlim(min(1e-3, *values) / 1.5, 1.5)
-    ax.set_yticks(list(places), names, fontsize=8)
+    ax.set_yticks(list(places), [plain(name) for name in names], fontsize=8)
     ax.tick_params(axis="x", labelsize=8)
     ax.set_xlabel(f"p-value (line: {level:g})", fontsize=9)
     ax.set_title(
