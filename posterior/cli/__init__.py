@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from posterior.cli import assimilate, demo, priors, reconstruct, report, train
+from posterior.cli import assimilate, calibrate, demo, priors, reconstruct, report, train
 
 app = typer.Typer(
     name="posterior",
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(demo.app, name="demo")
 app.command("assimilate")(assimilate.assimilate)
+app.command("calibrate")(calibrate.calibrate)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("priors")(priors.priors)
 app.command("report")(report.report)

@@ -10,8 +10,13 @@ from torch import Tensor
 
 from posterior.io.registry import fetch
 from posterior.likelihoods import GaussianLikelihood
+from posterior.priors.base import Prior
+from posterior.recipes.calibration.problem import CalibrationProblem, Yardstick
 from posterior.recipes.mri.results import head_mask
 from posterior.recipes.mri.simulation import NOISE, smooth_phase
+from posterior.samplers.bridge import GaussianBridge
+
+BRIGHT = 0.5
 
 
 def held_out_crops(count: int, side: int = 96, seed: int = 0) -> Tensor:
@@ -77,3 +82,49 @@ class Scan:
             clean = operator.A(truth.float())
         noise = torch.randn(clean.shape, generator=generator)
         return GaussianLikelihood(operator, (clean + self.noise * noise) * mask, self.noise)
+
+
+def magnitude(x: Tensor) -> Tensor:
+    """Magnitude of complex images (M, 2, H, W)."""
+    return torch.linalg.vector_norm(x, dim=1)
+
+
+def head(images: Tensor) -> Tensor:
+    """Pixels inside the head, (H, W) bool, by the mean of magnitudes (M, H, W)."""
+    return head_mask(images.mean(0))
+
+
+def bright(x: Tensor) -> Tensor:
+    """Where the magnitude is above half of that of the brightest tissue."""
+    return x > BRIGHT
+
+
+YARDSTICK = Yardstick(magnitude, head, bright, f"magnitude above {BRIGHT:g}", "magnitude inside the head")
+
+
+def mri_problem(
+    prior: Prior, trials: int, seed: int = 0, *, acceleration: float = 4.0, coils: int = 8, side: int = 96
+) -> CalibrationProblem:
+    """Crops of the held-out head, each with a phase, a choice of lines and noise of its own.
+
+    Args:
+        prior: A prior of complex images, such as "brain-mri".
+        trials: How many crops.
+        seed: Of the crops.
+
+    Other arguments:
+        acceleration: Grid locations for each sampled one.
+        coils: Receive coils, their maps known.
+        side: Pixels of a crop along each axis.
+    """
+    return CalibrationProblem(
+        name=f"mri-{acceleration:g}x",
+        title=f"Crops of {side} x {side} mm of colin27, {acceleration:g}x undersampled, {coils} coils, noise {NOISE:g}",
+        prior=prior,
+        experiment=Scan(acceleration, coils),
+        yardstick=YARDSTICK,
+        sampler=GaussianBridge(),
+        truths=held_out_crops(trials, side, seed),
+        settings={"dtype": torch.float32, "batch_size": 19},
+        field_name="image",
+    )
