@@ -110,16 +110,21 @@ def png(values: np.ndarray, scale: Scale, where: Plane | None = None) -> str:
 
     step = max(1, -(-max(values.shape) // _LONGEST))
     values = values[::step, ::step]
-    if where is not None and where.to_scale:
-        y, x = (where.coords[dim].values for dim in where.dims)
-        # Rows are written from the top: a coordinate that grows upwards has its last row there.
-        values = values[::-1] if points_up(where, y) == bool(y[0] < y[-1]) else values
-        values = values[:, ::-1] if x[0] > x[-1] else values
+    rows, columns = turned(where)
+    values = values[:: -1 if rows else 1, :: -1 if columns else 1]
     style = scale.style
     rgba = style["cmap"](style["norm"](np.ma.masked_invalid(values)))
     file = io.BytesIO()
     matplotlib.image.imsave(file, rgba, format="png")
     return uri(file.getvalue())
+
+
+def turned(where: Plane | None) -> tuple[bool, bool]:
+    """Whether the last row of an image belongs on top, and whether its last column belongs on the left."""
+    if where is None or not where.to_scale:
+        return False, False
+    y, x = (where.coords[dim].values for dim in where.dims)
+    return points_up(where, y) == bool(y[0] < y[-1]), bool(x[0] > x[-1])
 
 
 def _png_of_line(draws: Draws) -> str:

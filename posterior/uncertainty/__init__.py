@@ -71,6 +71,7 @@ _PUBLIC = {
     "summarise_regions": "regions",
     "tarp": "accuracy",
     "variogram": "scores",
+    "view": "viewer",
 }
 
 __all__ = sorted(_PUBLIC)
