@@ -51,6 +51,7 @@ _PUBLIC = {
     "REDDiff": "samplers.red_diff",
     "RectifiedFlow": "priors.layouts.score_sde",
     "Renoise": "integrators",
+    "SASolver": "integrators",
     "SamplingError": "driver",
     "ScoreSDE": "priors.layouts.score_sde",
     "StudentTLikelihood": "likelihoods",

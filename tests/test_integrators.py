@@ -6,67 +6,27 @@ from itertools import pairwise
 import pytest
 import torch
 
-from posterior.integrators import DDIM, Ancestral, DPMSolver2M, Estimate, Heun, Renoise
+from posterior.integrators import DDIM, Ancestral, DPMSolver2M, Estimate, Heun, Renoise, SASolver
 from posterior.schedules import Karras, LogUniform
+from tests.one_dimension import M, S, Symbols, centred, drawing_denoiser, exact_denoiser, flow, follow, no_noise, variance_after
 
-M, S = 0.7, 1.3
-ALL = [DDIM(), DDIM(0.5), DDIM(1.0), Ancestral(), Heun(), DPMSolver2M(), Renoise(0.3), Renoise()]
-
-
-def exact_denoiser(x, level, step, mean=M, std=S):
-    assert step[1] <= level <= step[0]
-    return Estimate(mean + std**2 / (std**2 + level**2) * (x - mean))
-
-
-def drawing_denoiser(x, level, step, std=S):
-    """As above about mean 0, with the exact draw of x0 given x."""
-    cov = std**2 * level**2 / (std**2 + level**2)
-    mean = std**2 / (std**2 + level**2) * x
-    return Estimate(mean, lambda noise: mean + cov**0.5 * noise())
-
-
-def flow(x, sigma, to):
-    """The probability-flow ODE from ``sigma`` to ``to``, in closed form."""
-    return M + (x - M) * math.sqrt((S**2 + to**2) / (S**2 + sigma**2))
-
-
-def no_noise(shape=None):
-    raise AssertionError("a deterministic step asked for noise")
-
-
-def follow(integrator, levels, x, noise=no_noise, denoiser=exact_denoiser):
-    memory = None
-    for sigma, sigma_next in pairwise(levels):
-        x, memory = integrator.step(denoiser, x, sigma, sigma_next, noise, memory)
-    return x
-
-
-class Symbols:
-    """Noise as unit vectors: a linear method makes them its coefficients, and its variance a sum of squares."""
-
-    def __init__(self, size=600):
-        self.size, self.used = size, 0
-
-    def __call__(self, shape=None):
-        unit = torch.zeros(1, self.size, dtype=torch.float64)
-        unit[0, self.used] = 1
-        self.used += 1
-        return unit
-
-
-def variance_after(integrator, levels, denoiser):
-    """Variance at the last level when started from the exact N(0, S^2 + sigma^2)."""
-    noise = Symbols()
-    x = math.sqrt(S**2 + levels[0] ** 2) * noise()
-    return float(follow(integrator, levels, x, noise, denoiser).square().sum())
-
-
-def centred(x, level, step):
-    return exact_denoiser(x, level, step, mean=0.0)
+ALL = [
+    DDIM(),
+    DDIM(0.5),
+    DDIM(1.0),
+    Ancestral(),
+    Heun(),
+    DPMSolver2M(),
+    Renoise(0.3),
+    Renoise(),
+    SASolver(),
+    SASolver(0.0),
+    SASolver(2.0, 4),
+]
 
 
 @pytest.mark.parametrize("schedule", [LogUniform(), Karras()], ids=repr)
-@pytest.mark.parametrize("integrator", [DDIM(), Heun(), DPMSolver2M()], ids=repr)
+@pytest.mark.parametrize("integrator", [DDIM(), Heun(), DPMSolver2M(), SASolver(0.0, 1), SASolver(0.0, 2)], ids=repr)
 def test_global_error_falls_at_the_stated_order(integrator, schedule):
     x = torch.tensor([[5.0], [-11.0]], dtype=torch.float64)
     wanted = flow(x, 10.0, 0.1)

@@ -1,12 +1,13 @@
 """The random-field problems, whose posterior is known: a 32 x 32 Matern field, four operators, noise of 0.05.
 
-Two ways to be sharper than Monte-Carlo error allows. MMPS follows the probability-flow ODE, whose exact end
-point is known for every starting point, so each draw is compared with the exact draw of the same seed.
+Two ways to be sharper than Monte-Carlo error allows. With DPMSolver2M MMPS follows the probability-flow ODE, whose exact
+end point is known for every starting point, so each draw is compared with the exact draw of the same seed.
 GaussianBridge maps zero noise to its mean, and its spread is averaged over enough pixels and draws, with the
 standard error worked out from the exact correlations.
 """
 
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch
 import posterior
 from benchmarks.problems.random_field import OPERATORS, SIGMA, matern_spectrum, random_field
 from posterior.driver import DrawNoise
+from posterior.integrators import Estimate
 from posterior.problem import Problem
 
 SHAPE = (1, 32, 32)
@@ -40,6 +42,23 @@ def spread_error(exact, draws):
     """Standard error of the pixel-averaged ratio of sample std to exact std: neighbours are correlated."""
     correlation = exact.cov / exact.std.flatten()[:, None] / exact.std.flatten()
     return float((correlation.square().mean() / (2 * draws)).sqrt())
+
+
+def eigenvector_law(integrator, levels, values, offset):
+    """Variance and mean error of each coordinate at the last level, started with variance ``values`` and off by ``offset``."""
+    rows, steps = torch.zeros(len(levels) + 1, len(values), dtype=torch.float64), iter(range(2, len(levels) + 1))
+    rows[0], rows[1] = offset, (values + levels[0] ** 2).sqrt()
+
+    def noise(shape=None):
+        out = torch.zeros_like(rows)
+        out[next(steps)] = 1
+        return out
+
+    x, memory = rows, None
+    for sigma, sigma_next in pairwise(levels):
+        denoiser = lambda x, level, step: Estimate(values / (values + level**2) * x)  # noqa: E731
+        x, memory = integrator.step(denoiser, x, sigma, sigma_next, noise, memory)
+    return x[1:].square().sum(0), x[0]
 
 
 class TestProblems:
@@ -81,7 +100,8 @@ class TestMMPS:
     def test_48_steps_are_within_the_stated_bounds(self, operator):
         """Mean within 0.05 posterior std, pixelwise std within 3 % on average and 8 % in the worst decile."""
         problem, exact = solved(operator)
-        draws = posterior.sample(problem.prior, problem.likelihood, posterior.MMPS(steps=48), draws=3, batch_size=3)
+        sampler = posterior.MMPS(steps=48, integrator=posterior.DPMSolver2M())
+        draws = posterior.sample(problem.prior, problem.likelihood, sampler, draws=3, batch_size=3)
         found, wanted = draws.samples.flatten(1).double(), exact_flow(problem, exact, 3, seed=0)
         std = exact.std.flatten()
         assert float(((found - wanted).mean(0) / std).square().mean().sqrt()) < 0.05
@@ -100,6 +120,25 @@ class TestMMPS:
         bias = float(((draws.mean(0) - exact.location) / std).square().mean())
         assert bias < 2 / 2000
         assert float((draws.std(0) / std).mean()) == pytest.approx(1, abs=4 * spread_error(exact, 2000))
+
+    @pytest.mark.parametrize("operator", OPERATORS)
+    def test_law_of_the_default_is_within_the_stated_bounds(self, operator):
+        """No draws: the posterior denoiser is exact and acts on each eigenvector of the posterior by itself."""
+        problem, exact = solved(operator)
+        seen = Problem(problem.prior, problem.likelihood.in_standard(problem.prior.affine, SHAPE), SHAPE)
+        values, vectors = torch.linalg.eigh(exact.cov)
+        values, sampler = values.clamp_min(1e-8), posterior.MMPS()
+        levels = sampler.levels(seen)
+        variance, mean = eigenvector_law(sampler.integrator, levels, values, vectors.T @ -exact.location)
+        std = exact.std.flatten()
+        assert float((vectors @ mean / std).square().mean().sqrt()) < 0.05
+        ratio = (vectors.square() @ variance).sqrt() / std
+        assert float(ratio.mean()) == pytest.approx(1, abs=0.03)
+        assert float((ratio - 1).abs().quantile(0.9)) < 0.04
+
+    def test_few_steps_leave_no_room_for_noise(self):
+        assert isinstance(posterior.MMPS(steps=23).integrator, posterior.DPMSolver2M)
+        assert isinstance(posterior.MMPS(steps=24).integrator, posterior.SASolver)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("operator", OPERATORS)

@@ -271,6 +271,7 @@ class TestFlowChef:
 
 # Mean error in posterior standard deviations, and the ratios of standard deviations, on the Gaussian of `Setting`.
 PINNED = {
+    "MMPS": (posterior.MMPS(), 0.0, [1.025, 1.025, 1.025, 1.025]),
     "TMPD": (posterior.TMPD(), 0.296, [0.993, 0.942, 0.935, 0.934]),
     "DiffPIR": (posterior.DiffPIR(), 0.109, [0.683, 0.686, 0.700, 0.687]),
     "DDNM": (posterior.DDNM(), 0.677, [0.136, 0.410, 0.484, 0.403]),
