@@ -67,3 +67,24 @@ def _sorted(p: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     values, order = p.T.contiguous().sort(dim=1)
     w = torch.full((p.shape[0],), 1 / p.shape[0], dtype=torch.float64) if weights is None else weights.double()
     return values, (w / w.sum())[order].cumsum(1)
+
+
+def coverage(x: Tensor, weights: Tensor, target: Tensor, level: float = 0.9) -> float:
+    """Share of the target within the central interval of each coordinate of the weighted sample, averaged."""
+    low, high = weighted_quantile(x, weights, (1 - level) / 2), weighted_quantile(x, weights, (1 + level) / 2)
+    return float(((target >= low) & (target <= high)).double().mean())
+
+
+def weighted_quantile(x: Tensor, weights: Tensor, q: float) -> Tensor:
+    """Quantile of each column of ``x`` (N, n), between points at Weibull's positions: i / (N + 1) for equal weights."""
+    values, order = x.sort(dim=0)
+    w = weights[order]
+    size = 1 / weights.square().sum()
+    # The i-th of N equal weights stands at (i - 1/2) / N; stretched about 1/2 by N / (N + 1) that is Weibull's, inwards.
+    at = 0.5 + (w.cumsum(0) - w / 2 - 0.5) * size / (size + 1)
+    at = at + (torch.arange(len(x), dtype=torch.float64)[:, None] - (len(x) - 1) / 2) * 1e-15
+    above = torch.searchsorted(at.T.contiguous(), torch.full((x.shape[1], 1), q, dtype=torch.float64))
+    above = above.T.clamp(1, len(x) - 1)
+    left, right = at.gather(0, above - 1), at.gather(0, above)
+    share = ((q - left) / (right - left)).clamp(0, 1)
+    return torch.lerp(values.gather(0, above - 1), values.gather(0, above), share)[0]

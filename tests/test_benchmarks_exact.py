@@ -10,11 +10,12 @@ from benchmarks.exact.__main__ import main
 from benchmarks.exact.benchmark import LAYOUT, measure
 from benchmarks.exact.methods import GRIDS, LIBRARIES, OURS, methods, run, settings_of
 from benchmarks.exact.report import choice_tables, results_page
-from benchmarks.exact.scores import SCORES, Yardstick, coverage, scores, weighted_quantile
+from benchmarks.exact.scores import SCORES, Yardstick, scores
 from benchmarks.exact.suites import SUITES, build_case
 from benchmarks.exact.tuning import candidates
 from benchmarks.harness.markdown import fill
 from benchmarks.harness.runner import Method
+from benchmarks.metrics import coverage, weighted_quantile
 from benchmarks.peers.common import peer_problem
 from benchmarks.problems.nonlinear import CELLS, nonlinear
 from posterior.exact import GaussianPosterior

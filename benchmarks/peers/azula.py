@@ -15,11 +15,12 @@ from torch import Tensor
 from benchmarks.peers.common import PeerProblem, peer_problem, spread
 
 METHODS = ("DPS", "MMPS", "PGDM", "TMPD", "DiffPIR", "TDS")
+NONLINEAR = ("DPS",)
 
 
 def run(name: str, given: Any, draws: int, seed: int, settings: dict[str, Any]) -> tuple[Tensor, PeerProblem]:
     """Draws (N, *event) of a method of `METHODS`, and the problem with its counts."""
-    problem = peer_problem(given, 0.0, spread(given.prior))
+    problem = peer_problem(given, 0.0, spread(given.prior), nonlinear=name in NONLINEAR)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sampler = _sampler(name, problem, **settings)
@@ -54,9 +55,7 @@ def _sampler(name: str, problem: PeerProblem, steps: int = 64, eta: float = 1.0,
     if name == "DPS":
         return dps.DPSSampler(model, y, a, **settings, **common)
     if name == "PGDM":
-        inverse = torch.linalg.pinv(problem.matrix(), rtol=1e-6)
-        undo = lambda v: (v @ inverse.T).reshape(-1, *problem.shape)  # noqa: E731
-        return pgdm.PGDMSampler(model, y, a, undo, eta=eta, **settings, **common)
+        return pgdm.PGDMSampler(model, y, a, problem.pseudo_inverse(), eta=eta, **settings, **common)
     if name == "TDS":
         return tds.TDSSampler(model, _twist(problem), **settings, **common)
     if name == "MMPS":
@@ -69,7 +68,7 @@ def _sampler(name: str, problem: PeerProblem, steps: int = 64, eta: float = 1.0,
 
 
 def _twist(problem: PeerProblem):  # noqa: ANN202
-    power = float(torch.linalg.matrix_norm(problem.matrix(), ord=2)) ** 2
+    power = problem.power()
 
     def log_twist(x: Tensor, s: Tensor) -> Tensor:
         var = problem.sigma**2 + power * s**2 / (1 + s**2)

@@ -1,8 +1,9 @@
 """deepinv 0.5's samplers on our problems.
 
 Defaults are constructors' and the documentation's: fields in [0, 1] (here plus or minus three root-mean-squares), the
-variance-exploding SDE with Euler steps, 150 of them, for `PosteriorDiffusion`. DDRM is given a dense singular value
-decomposition, since it takes no other operator.
+variance-exploding SDE with Euler steps, 150 of them, for `PosteriorDiffusion` (with which a name below that is not a
+sampler's is the data fidelity). DDRM is given a singular value decomposition, since it takes no other operator, and ULA
+the step of a hundredth of the noise variance and 1000 steps of one chain, where the demonstration has 5000.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers.common import PeerProblem, peer_problem, spread
+from benchmarks.peers.common import PeerProblem, peer_problem, span, spread
 
-METHODS = ("DPS", "PiGDM", "MomentMatching", "DiffPIR", "DDRM")
+METHODS = ("DPS", "DiffusionDPS", "PiGDM", "MomentMatching", "ALD", "ScoreSDE", "ILVR", "DiffPIR", "DDRM", "ULA")
+NONLINEAR = ("DPS", "DiffusionDPS")
 
 
 class Denoiser(torch.nn.Module):
@@ -31,9 +33,9 @@ class Denoiser(torch.nn.Module):
 
 def run(name: str, given: Any, draws: int, seed: int, settings: dict[str, Any]) -> tuple[Tensor, PeerProblem]:
     """Draws (N, *event) of a method of `METHODS`, and the problem with its counts."""
-    size = spread(given.prior)
     unit = settings.get("units", "[0, 1]") == "unit variance"
-    problem = peer_problem(given, 0.0 if unit else -3 * size, size if unit else 6 * size, image=True)
+    shift, scale = (0.0, spread(given.prior)) if unit else (-span(given), 2 * span(given))
+    problem = peer_problem(given, shift, scale, image=True, nonlinear=name in NONLINEAR)
     rest = {k: v for k, v in settings.items() if k != "units"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -45,18 +47,23 @@ def physics(problem: PeerProblem) -> Any:
     """The operator with its noise."""
     import deepinv
 
+    noise = deepinv.physics.GaussianNoise(problem.sigma)
+    if problem.adjoint is None:
+        return deepinv.physics.Physics(A=lambda x, **_: problem.forward(x), noise_model=noise)
     return deepinv.physics.LinearPhysics(
         A=lambda x, **_: problem.forward(x),
         A_adjoint=lambda y, **_: problem.adjoint(y),
-        noise_model=deepinv.physics.GaussianNoise(problem.sigma),
+        noise_model=noise,
         img_size=problem.shape,
     )
 
 
-def decomposed(problem: PeerProblem) -> Any:
-    """The operator through its dense singular value decomposition."""
+def decomposed(problem: PeerProblem) -> tuple[Any, Tensor]:
+    """The operator in coordinates in which data see one coefficient each, and the data there."""
     import deepinv
 
+    if not problem.small:
+        return _without_matrix(problem)
     matrix = problem.matrix()
     m, n = matrix.shape
     u, s, vh = torch.linalg.svd(matrix)
@@ -67,7 +74,7 @@ def decomposed(problem: PeerProblem) -> Any:
     def pad(c: Tensor) -> Tensor:
         return torch.cat([c, c.new_zeros(len(c), n - k)], 1)
 
-    return deepinv.physics.DecomposablePhysics(
+    found = deepinv.physics.DecomposablePhysics(
         U=lambda c: c[:, :k] @ u[:, :k].T,
         U_adjoint=lambda y: pad(y @ u[:, :k]),
         V=lambda c: (c @ vh).reshape(-1, *problem.shape),
@@ -76,6 +83,25 @@ def decomposed(problem: PeerProblem) -> Any:
         img_size=problem.shape,
         noise_model=deepinv.physics.GaussianNoise(problem.sigma),
     )
+    return found, problem.y
+
+
+def _without_matrix(problem: PeerProblem) -> tuple[Any, Tensor]:
+    import deepinv
+
+    system = problem.singular()
+    event = problem.ours.event_shape
+    found = deepinv.physics.DecomposablePhysics(
+        U=lambda c: c,
+        U_adjoint=lambda y: y,
+        V=lambda c: system.synthesise(c.reshape(-1, *event)).reshape(-1, *problem.shape),
+        V_adjoint=lambda x: system.analyse(x.reshape(-1, *event)).flatten(1),
+        mask=problem.sigma * problem.scale * system.gains.flatten(1),
+        img_size=problem.shape,
+        noise_model=deepinv.physics.GaussianNoise(problem.sigma),
+    )
+    offset = system.gains * system.analyse(torch.full((1, *event), problem.shift, dtype=torch.float64))
+    return found, problem.sigma * (system.data - offset).flatten(1)
 
 
 def _dps(problem: PeerProblem, draws: int, seed: int, unit: bool, **settings: Any) -> Tensor:
@@ -87,11 +113,16 @@ def _dps(problem: PeerProblem, draws: int, seed: int, unit: bool, **settings: An
 
 
 def _diffusion(kind: str):  # noqa: ANN202
-    def run(problem: PeerProblem, draws: int, seed: int, unit: bool, steps: int = 150, alpha: float = 0.25, cg: int = 3):  # noqa: ANN202
+    def run(
+        problem: PeerProblem, draws: int, seed: int, unit: bool, steps: int = 150, alpha: float = 0.25, **settings: Any
+    ) -> Tensor:
         from deepinv import sampling
 
         denoiser = Denoiser(problem)
-        fidelity = getattr(sampling, kind)(denoiser=denoiser, cg_max_iter=cg)
+        takes = {"PiGDM": "denoiser", "MomentMatching": "denoiser", "DPS": "denoiser", "ScoreSDE": "rng", "ILVR": "rng"}
+        part = {"denoiser": denoiser, "rng": torch.Generator().manual_seed(seed)}
+        own = {takes[kind]: part[takes[kind]]} if kind in takes else {}
+        fidelity = getattr(sampling, f"{kind}DataFidelity")(**own, **_named(settings))
         sde = sampling.VarianceExplodingDiffusion(alpha=alpha)
         rng = torch.Generator().manual_seed(seed)
         solver = sampling.EulerSolver(timesteps=torch.linspace(1, 0.001, steps, dtype=torch.float64), rng=rng)
@@ -99,6 +130,30 @@ def _diffusion(kind: str):  # noqa: ANN202
         return model(problem.y.expand(draws, -1), physics(problem), x_init=(draws, *problem.shape), seed=seed)
 
     return run
+
+
+def _named(settings: dict[str, Any]) -> dict[str, Any]:
+    return {{"cg": "cg_max_iter"}.get(name, name): value for name, value in settings.items()}
+
+
+def _ula(
+    problem: PeerProblem, draws: int, seed: int, unit: bool, max_iter: int = 1000, step: float = 0.01, level: float = 2 / 255
+) -> Tensor:
+    import deepinv
+
+    sampler = deepinv.sampling.ULA(
+        deepinv.optim.ScorePrior(Denoiser(problem)),
+        deepinv.optim.L2(sigma=problem.sigma),
+        step_size=step * problem.sigma**2,
+        sigma=level,
+        max_iter=max_iter,
+        thinning=max(1, int(0.8 * max_iter) // draws),
+        clip=None if unit else (-1.0, 2.0),
+        save_chain=True,
+    )
+    operator = physics(problem)
+    sampler(problem.y, operator, seed=seed, x_init=operator.A_adjoint(problem.y))
+    return torch.cat([state["x"] for state in sampler.get_chain()[-draws:]])
 
 
 def _diffpir(problem: PeerProblem, draws: int, seed: int, unit: bool, **settings: Any) -> Tensor:
@@ -113,13 +168,9 @@ def _ddrm(problem: PeerProblem, draws: int, seed: int, unit: bool, geometric: bo
 
     sigmas = np.geomspace(1, 1e-3, 100) if geometric else None
     sampler = deepinv.sampling.DDRM(Denoiser(problem), sigmas=sigmas, eta=eta)
-    return sampler(problem.y.expand(draws, -1), decomposed(problem))
+    operator, y = decomposed(problem)
+    return sampler(y.expand(draws, -1), operator)
 
 
-_RUN = {
-    "DPS": _dps,
-    "PiGDM": _diffusion("PiGDMDataFidelity"),
-    "MomentMatching": _diffusion("MomentMatchingDataFidelity"),
-    "DiffPIR": _diffpir,
-    "DDRM": _ddrm,
-}
+_RUN = {"DPS": _dps, "DiffusionDPS": _diffusion("DPS"), "DiffPIR": _diffpir, "DDRM": _ddrm, "ULA": _ula}
+_RUN |= {kind: _diffusion(kind) for kind in ("PiGDM", "MomentMatching", "ALD", "ScoreSDE", "ILVR")}

@@ -135,8 +135,11 @@ class RadialReference(MeasuredReference):
         """See `MeasuredReference.expand`."""
         h, w = event_shape[-2:]
         f = torch.hypot(torch.fft.fftfreq(h, dtype=torch.float64)[:, None], torch.fft.fftfreq(w, dtype=torch.float64)[None])
-        values = np.exp(np.interp(f.numpy(), self.frequencies.numpy(), table.log().numpy()))
-        return torch.from_numpy(values)
+        # As np.interp, but inside torch.func's transforms no tensor can be turned into an array.
+        known, log = self.frequencies.to(f), table.log().to(f)
+        right = torch.searchsorted(known, f).clamp(1, len(known) - 1)
+        share = ((f - known[right - 1]) / (known[right] - known[right - 1])).clamp(0, 1)
+        return torch.lerp(log[right - 1], log[right], share).exp()
 
 
 @dataclass(frozen=True)

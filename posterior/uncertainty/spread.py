@@ -184,6 +184,19 @@ def sparsification(trials: Trials, *, points: int = 20, band: float = 0.95, seed
     return Sparsification(curve, float((values - expected).mean()), float((1 - expected).mean()), ranks)
 
 
+def ause(trial: Trial, points: int = 20) -> float:
+    """Area between the sparsification curve of one trial and its oracle's; see `sparsification`, which pools trials.
+
+    Args:
+        trial: An event of ``points`` values or more.
+        points: Shares taken out.
+    """
+    draws = trial.equally_weighted().draws.double().flatten(1)
+    error = (draws.mean(0) - trial.truth.double().flatten()).square()
+    by_spread, by_error = (_relative(_left(error, by, points)) for by in (draws.var(0), error))
+    return float((by_spread - by_error).mean())
+
+
 def _left(error: Tensor, by: Tensor, points: int) -> Tensor:
     """Mean squared error of what is left as the shares 0, 1/points, ... with the largest ``by`` are taken out."""
     d = error.shape[-1]

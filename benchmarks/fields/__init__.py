@@ -1,0 +1,1 @@
+"""Reconstructions of real fields: problems, methods, scores and the report."""

@@ -1,0 +1,67 @@
+"""Each suite of fields as a `Benchmark`."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from benchmarks.fields import methods as known
+from benchmarks.fields import mri
+from benchmarks.fields.cases import DEVELOPMENT, Case, Suite
+from benchmarks.fields.maps import keep_maps
+from benchmarks.fields.methods import run
+from benchmarks.fields.scores import SCORES, scores
+from benchmarks.harness.runner import Benchmark, Method
+from benchmarks.harness.table import Layout, Row, first_line, number
+
+LAYOUT = Layout(SCORES, cost=("nfe", "vjps", "seconds", "memory"))
+DIGITS = 10  # so that rows of the same seeds can be held to 1e-6 of each other
+
+
+class Fields(Benchmark):
+    """One suite."""
+
+    module = "benchmarks.fields.benchmark"
+    layout = LAYOUT
+
+    def __init__(self, suite: Suite) -> None:
+        self.suite = suite
+        self.name = suite.name
+        self.suites = (suite.name,)
+
+    def cells(self, suite: str) -> tuple[str, ...]:
+        return tuple(self.suite.cells)
+
+    def methods(self, names: list[str] | None = None) -> list[Method]:
+        found = known.listed(self.suite)
+        unknown = set(names or ()) - {m.name for m in found}
+        if unknown:
+            raise ValueError(f"methods {sorted(unknown)} are not known; wanted some of {sorted({m.name for m in found})}")
+        return [m for m in found if names is None or m.name in names]
+
+    def problems(self, method: Method, suite: str, cell: str) -> int:
+        return known.problems_of(method, self.suite, cell)
+
+    def build(self, suite: str, cell: str, problem: int, quick: bool = False, draws: int | None = None) -> Case:
+        return self.suite.build(cell, problem, quick, draws or (self.suite.quick_draws if quick else self.suite.draws))
+
+    def measure(self, method: Method, case: Case, settings: dict[str, Any] | None = None) -> Row:
+        row = LAYOUT.blank((case.suite, case.cell, str(case.problem), method.name, method.setting), case.draws)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                out = run(method, case, self.suite, settings)
+                found = scores(out, case)
+        except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
+            return row | {"status": "n/a", "reason": first_line(error)}
+        except (ArithmeticError, RuntimeError) as error:
+            return row | {"status": "failed", "reason": first_line(error)}
+        if case.problem < DEVELOPMENT:
+            keep_maps(case, method, out)
+        cost = {"nfe": out.nfe, "vjps": out.vjps, "seconds": out.seconds, "memory": out.memory}
+        row |= {k: number(v, DIGITS) for k, v in found.items()} | {k: number(v) for k, v in cost.items()}
+        row |= {"draws": str(len(out.samples))}
+        return row | {"status": "ok", "point": "yes" if out.point else "", "settings": out.settings}
+
+
+BENCHMARKS = {suite.name: Fields(suite) for suite in (mri.SUITE,)}

@@ -1,0 +1,114 @@
+"""Figures of the report: accuracy against time, and reconstructions with their uncertainty side by side."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.fields.maps import Maps, read_maps
+from benchmarks.fields.methods import OURS, PEERS
+from benchmarks.harness.markdown import groups, mean
+from benchmarks.harness.table import Row
+from posterior.figures.style import BLUE, CYCLE, FIELD, GREEN, MAGNITUDE, ORANGE, SPREAD, Scale, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = 6
+MARKERS = "osD^v<>PX*"
+
+
+def accuracy(rows: list[Row], units: str) -> Figure | None:
+    """CRPS of each method against seconds and against network work a draw, on the problems that all of them share."""
+    fine = [r for r in rows if r["status"] == "ok" and r["crps"] and not r["point"]]
+    shared = _shared(fine)
+    points: dict[str, list[tuple[float, float, float]]] = {}
+    for (method, _), these in groups([r for r in fine if r["problem"] in shared], "method", "setting").items():
+        if not {r["problem"] for r in these} >= shared or not float(these[0]["nfe"]):
+            continue
+        seconds = sum(float(r["seconds"]) / float(r["draws"]) for r in these) / len(these)
+        points.setdefault(method, []).append((seconds, mean(these, "nfe") + mean(these, "vjps"), mean(these, "crps")))
+    if len(points) < 2:
+        return None
+    figure = new_figure(11, 4.4)
+    axes = figure.subplots(1, 2, sharey=True)
+    for i, (method, found) in enumerate(sorted(points.items(), key=lambda p: p[0] not in OURS)):
+        style = {"color": _colour(method, i), "marker": MARKERS[i % len(MARKERS)], "label": method}
+        style |= {"lw": 1.8 if method in OURS else 0.9, "ms": 6, "alpha": 0.9}
+        for ax, which in zip(axes, (0, 1), strict=True):
+            line = sorted((p[which], p[2]) for p in found)
+            ax.plot(*zip(*line, strict=True), **style)
+    for ax, name in zip(axes, ("seconds a draw, one thread", "network calls and VJPs a draw"), strict=True):
+        ax.set(xscale="log", yscale="log", xlabel=name)
+        ax.grid(alpha=0.3, which="both")
+    axes[0].set_ylabel(f"CRPS ({units}), {len(shared)} problem{'s' if len(shared) > 1 else ''}")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
+    return figure
+
+
+def _shared(rows: list[Row]) -> set[str]:
+    """Problems of the peers, or all where there are none."""
+    by_method = groups([r for r in rows if r["method"].split()[0] in PEERS], "method", "setting")
+    sets = [{r["problem"] for r in these} for these in by_method.values()]
+    return set.intersection(*sets) if sets else {r["problem"] for r in rows}
+
+
+def _colour(method: str, i: int) -> str:
+    if method == "GaussianBridge":
+        return BLUE
+    if method in OURS:
+        return GREEN
+    return ORANGE if method.startswith("deepinv") else CYCLE[3 + i % 3]
+
+
+def panels(folder: Path, units: str) -> Figure | None:
+    """Point estimates of every method on one problem, and below each its standard deviation or, of a point estimate, nothing.
+
+    All images share one scale, and all standard deviations another.
+    """
+    found = {path.stem: read_maps(path) for path in sorted(folder.glob("*.npz"))}
+    truth = found.pop("truth", None)
+    if not found:
+        return None
+    names = sorted(found, key=_place)
+    shown = ([("truth", truth)] if truth is not None else []) + [(n, found[n]) for n in names]
+    reference = truth if truth is not None else found[names[0]]
+    low, high = np.nanquantile(reference.image, [0.002, 0.998])
+    spread = [np.nanquantile(m.std, 0.99) for m in found.values() if m.std is not None]
+    colours = MAGNITUDE if units == "tissue" else FIELD
+    scales = Scale(colours, float(low), float(high), units), Scale(SPREAD, 0.0, float(np.median(spread or [1.0])), units)
+    rows = math.ceil(len(shown) / COLUMNS)
+    height, width = reference.image.shape
+    cell = 1.7
+    figure = new_figure(cell * COLUMNS + 1.2, 2 * rows * (cell * min(height / width, 1.3) + 0.28) + 0.3)
+    axes = figure.subplots(2 * rows, COLUMNS, squeeze=False)
+    pictures: list = [None, None]
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for i, (name, maps) in enumerate(shown):
+        top, bottom = axes[2 * (i // COLUMNS), i % COLUMNS], axes[2 * (i // COLUMNS) + 1, i % COLUMNS]
+        pictures[0] = _image(top, maps.image, scales[0], name.replace(" (default)", ""))
+        if maps.std is not None:
+            pictures[1] = _image(bottom, maps.std, scales[1], "standard deviation")
+    for picture, scale in zip(pictures, scales, strict=True):
+        if picture is not None:
+            figure.colorbar(picture, ax=axes, fraction=0.02, pad=0.01, extend="both", label=scale.units)
+    return figure
+
+
+def _place(name: str) -> tuple[int, str]:
+    first = name.split()[0]
+    return (2 if first in PEERS else 1 if first in OURS else 0), name
+
+
+def _image(ax: Axes, values: np.ndarray, scale: Scale, title: str) -> object:
+    picture = ax.imshow(values, interpolation="nearest", **scale.style)
+    ax.set_title(title, fontsize=6.5)
+    return picture
+
+
+__all__ = ["Maps", "accuracy", "panels"]

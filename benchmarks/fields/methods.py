@@ -1,0 +1,175 @@
+"""What is compared on fields: classical methods, our samplers at their default constructors, and the peers'."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import posterior
+from benchmarks.fields.cases import Case, Suite
+from benchmarks.fields.scores import Outcome
+from benchmarks.harness.runner import Method
+from posterior.draws import Draws
+
+HERE = Path(__file__).parent
+GRIDS = HERE / "grids.json"
+TUNED = HERE / "tuned.json"
+DEFAULT = "GaussianBridge"  # the sampler of the recipes and of the command line
+OURS = ("GaussianBridge", "DiffPIR", "DDNM", "DDRM", "PiGDM", "MMPS", "TMPD", "TDS")
+PEERS = {
+    "deepinv": ("DPS", "DiffusionDPS", "PiGDM", "MomentMatching", "ALD", "ScoreSDE", "ILVR", "DiffPIR", "DDRM", "ULA"),
+    "azula": ("DPS", "MMPS", "PGDM", "TMPD", "DiffPIR", "TDS"),
+}
+# Methods without a backward pass and with at most a hundred network calls a draw; all others are given fewer problems.
+CHEAP = ("GaussianBridge", "DiffPIR", "DDNM", "DDRM", "deepinv DiffPIR", "deepinv DDRM", "azula DiffPIR")
+# Other budgets than the default, for the curves of accuracy against time.
+BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
+    "GaussianBridge": {f"{n} steps": {"steps": n} for n in (2, 4, 20, 40)},
+    "DiffPIR": {f"{n} steps": {"steps": n} for n in (10, 30)},
+    "MMPS": {"16 steps": {"steps": 16}},
+    "deepinv DiffPIR": {f"{n} steps": {"max_iter": n} for n in (10, 30)},
+    "deepinv MomentMatching": {"50 steps": {"steps": 50}},
+    "deepinv PiGDM": {"50 steps": {"steps": 50}},
+    "azula MMPS": {f"{n} steps": {"steps": n} for n in (8, 24)},
+    "azula DiffPIR": {f"{n} steps": {"steps": n} for n in (16, 32)},
+}
+
+
+def library(method: Method) -> str | None:
+    """Of a peer's method."""
+    first = method.name.split()[0]
+    return first if first in PEERS else None
+
+
+def listed(suite: Suite) -> list[Method]:
+    """All methods of a suite, classical ones first, with all their settings."""
+    found = [Method(name, "tuned" if method.grid else "default") for name, method in suite.classical.items()]
+    names = [*OURS, *(f"{lib} {kind}" for lib, kinds in PEERS.items() for kind in kinds)]
+    for name in names:
+        found.append(Method(name))
+        if name not in OURS:
+            found.append(Method(name, "tuned"))
+        found += [Method(name, setting) for setting in BUDGETS.get(name, {})]
+    return found
+
+
+def problems_of(method: Method, suite: Suite, cell: str) -> int:
+    """How many problems of a cell a full run has; none where the method's settings were not tuned for it."""
+    if method.name in suite.classical:
+        return suite.problems[cell]
+    if method.setting == "tuned" and not chosen(suite.name, cell, method.name):
+        return 0  # never tuned, or no better than the default
+    if method.setting in BUDGETS.get(method.name, {}):
+        return suite.few[cell]
+    return suite.problems[cell] if method.name in CHEAP and _affordable(method, suite, cell) else suite.few[cell]
+
+
+def _affordable(method: Method, suite: Suite, cell: str) -> bool:
+    return method.name == DEFAULT or suite.few[cell] > 0
+
+
+def chosen(suite: str, cell: str, name: str) -> dict[str, Any] | None:
+    """The tuned settings; None where there are none."""
+    if not TUNED.exists():
+        return None
+    return json.loads(TUNED.read_text()).get(suite, {}).get(cell, {}).get(name, {}).get("chosen")
+
+
+def settings_of(method: Method, case: Case) -> dict[str, Any]:
+    """Keyword arguments."""
+    if method.setting == "tuned":
+        return chosen(case.suite, case.cell, method.name) or {}
+    return BUDGETS.get(method.name, {}).get(method.setting, {})
+
+
+def run(method: Method, case: Case, suite: Suite, settings: dict[str, Any] | None = None) -> Outcome:
+    """All that one method makes of a problem, seeded by the problem's number."""
+    settings = settings_of(method, case) if settings is None else settings
+    if method.name not in (*CHEAP, *suite.classical):
+        case = replace(case, draws=min(case.draws, suite.few_draws))
+    with _meter() as used:
+        if method.name in suite.classical:
+            return _classical(method, case, suite, settings, used)
+        return _peer(method, case, settings, used) if library(method) else _ours(method, case, settings, used)
+
+
+def _classical(method: Method, case: Case, suite: Suite, settings: dict[str, Any], used: _Used) -> Outcome:
+    classical = suite.classical[method.name]
+    with torch.random.fork_rng(devices=[]):
+        made = classical(case, settings)
+    words = json.dumps({**classical.start, **settings})
+    return Outcome(made.samples, made.point, 0, 0, used.seconds, words, mean=made.mean, memory=used.memory)
+
+
+def _ours(method: Method, case: Case, settings: dict[str, Any], used: _Used) -> Outcome:
+    sampler = getattr(posterior, method.name)(**settings)
+    draws: Draws = posterior.sample(
+        case.prior,
+        case.likelihood,
+        sampler,
+        draws=case.draws,
+        seed=case.problem,
+        batch_size=min(case.draws, 10),
+        event_shape=case.event_shape,
+        dtype=torch.float32 if case.single else torch.float64,
+    )
+    weights = None if draws.log_weights is None else draws.weights
+    stats = draws.stats
+    point = not draws.is_posterior
+    return Outcome(
+        draws.samples, point, stats.nfe, stats.vjps, used.seconds, stats.sampler, weights=weights, memory=used.memory
+    )
+
+
+def _peer(method: Method, case: Case, settings: dict[str, Any], used: _Used) -> Outcome:
+    peer = import_module(f"benchmarks.peers.{library(method)}")
+    samples, problem = peer.run(method.name.split()[1], case, case.draws, case.problem, settings)
+    if not torch.isfinite(samples).all():
+        bad = int((~torch.isfinite(samples)).flatten(1).any(1).sum())
+        raise FloatingPointError(f"{bad} of {len(samples)} draws are not finite")
+    nfe, vjps = problem.counts.forward / case.draws, problem.counts.vjps / case.draws
+    return Outcome(samples, False, nfe, vjps, used.seconds, json.dumps(settings), memory=used.memory)
+
+
+@dataclass
+class _Used:
+    """What has been used since `began`."""
+
+    began: float
+    resident: float
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def memory(self) -> float:
+        """Peak memory in MB beyond what was resident at the start; NaN where the system does not tell."""
+        return _status("VmHWM") - self.resident
+
+
+@contextmanager
+def _meter() -> Iterator[_Used]:
+    clear = Path("/proc/self/clear_refs")
+    try:
+        clear.write_text("5")  # resets the peak of the resident size
+        resident = _status("VmRSS")
+    except OSError:
+        resident = math.nan
+    yield _Used(time.monotonic(), resident)
+
+
+def _status(name: str) -> float:
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    found = [float(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")]
+    return found[0] if found else math.nan

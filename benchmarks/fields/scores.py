@@ -1,0 +1,148 @@
+"""How good a reconstruction is, and how true its uncertainty, as one row of numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.fields.cases import Case
+from benchmarks.metrics import coverage
+from posterior.priors.reference import radial_spectrum
+from posterior.uncertainty.scores import crps_members, energy_members
+from posterior.uncertainty.spread import ause, unbiased
+from posterior.uncertainty.trials import Trial
+
+LEVELS = (50, 80, 90, 95)
+POINT_DRAWS = 8  # whose mean is the point estimate of every method that draws, so that none gains by making more
+SCORES = (
+    *("psnr", "ssim", "nrmse", "chi2", "crps", "energy"),
+    *(f"cov{level}" for level in LEVELS),
+    *("spread_skill", "ause", "spectrum", "held_chi2", "held_cov90"),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method made of a problem, and what that cost; calls and products are for each draw.
+
+    Args:
+        samples: Draws (N, *event), physical units; one field where the method gives a point estimate.
+        point: Whether it is a point estimate, of which no uncertainty is judged.
+        nfe: Network calls.
+        vjps: Vector-Jacobian products through the network.
+        seconds: In all.
+        settings: Words or JSON.
+        mean: Posterior mean (*event) where it is known better than by the mean of draws.
+        weights: (N,), equal where None.
+        memory: Peak memory in MB beyond what was there before.
+    """
+
+    samples: Tensor
+    point: bool
+    nfe: float
+    vjps: float
+    seconds: float
+    settings: str
+    mean: Tensor | None = None
+    weights: Tensor | None = None
+    memory: float = math.nan
+
+
+def scores(out: Outcome, case: Case) -> dict[str, float]:
+    """All `SCORES`; NaN where one has no meaning.
+
+    psnr          peak signal-to-noise ratio of the point estimate in dB; the peak is the range of the truth where it is judged
+    ssim          structural similarity of the same (Wang et al. 2004: Gaussian windows of 1.5 pixels)
+    nrmse         its root-mean-square error over the standard deviation of the truth
+    chi2          mean over draws of ||y - A x||^2 / (m sigma^2)
+    crps          fair continuous ranked probability score, units of the field; the mean absolute error of a point estimate
+    energy        fair energy score over the root of the number of pixels; the root-mean-square error of a point estimate
+    cov50 ...     share of pixels inside their central interval; NaN with too few draws for it
+    spread_skill  root of mean variance over mean squared error of the mean, both unbiased
+    ause          area between the sparsification curve and the oracle's, over 20 shares
+    spectrum      mean over rings of |log10 (power of draws / power of truth)|
+    held_chi2     residual of withheld data, of the point estimate; held_cov90: share of these in 90 % predictive intervals
+    """
+    found = dict.fromkeys(SCORES, math.nan)
+    best = point_estimate(out)
+    found["chi2"] = case.chi_square(out.samples)
+    if case.withheld is not None:
+        found |= _withheld(out, best, case)
+    if case.truth is None:
+        return found
+    truth, image = case.truth.double(), case.view(best[None])[0].double()
+    inside = torch.ones_like(truth, dtype=torch.bool) if case.inside is None else case.inside
+    t, x = truth[inside], image[inside]
+    rmse, peak = float((x - t).square().mean().sqrt()), float(t.max() - t.min())
+    found |= {"psnr": 20 * math.log10(peak / rmse), "nrmse": rmse / float(t.std(correction=0))}
+    found["ssim"] = _ssim(image * inside, truth * inside, inside, peak)
+    fields = case.view(out.samples).double()
+    found["spectrum"] = spectrum_error(fields * inside, truth * inside)
+    if out.point or len(fields) < 3:
+        return found | {"crps": float((x - t).abs().mean()), "energy": rmse}
+    return found | _uncertainty(fields[:, inside], t, out.weights)
+
+
+def point_estimate(out: Outcome) -> Tensor:
+    """One field (*event): the mean as far as the method knows it."""
+    if out.mean is not None:
+        return out.mean
+    if out.weights is not None:
+        return torch.tensordot(out.weights.to(out.samples), out.samples, 1)
+    return out.samples[:POINT_DRAWS].mean(0)
+
+
+def _uncertainty(draws: Tensor, truth: Tensor, weights: Tensor | None) -> dict[str, float]:
+    n = len(draws)
+    equal = torch.full((n,), 1 / n, dtype=torch.float64) if weights is None else weights.double()
+    trial = Trial(truth, draws, log_weights=None if weights is None else equal.log()).equally_weighted()
+    worth = len(trial.draws)
+    variance, error = unbiased(trial)
+    found = {"crps": math.nan, "energy": math.nan}
+    if worth > 2:
+        found["crps"] = float(crps_members(trial.members)[0])
+        found["energy"] = float(energy_members(trial.members)[0]) / math.sqrt(truth.numel())
+    found["spread_skill"] = math.sqrt(float(variance.mean()) / max(float(error.mean()), 1e-300))
+    found["ause"] = ause(trial)
+    for level in LEVELS:
+        if (worth + 1) * (1 - level / 100) / 2 > 1 - 1e-6:
+            found[f"cov{level}"] = coverage(draws, equal, truth[None], level / 100)
+    return found
+
+
+def _withheld(out: Outcome, best: Tensor, case: Case) -> dict[str, float]:
+    held = case.withheld
+    assert held is not None
+    with torch.no_grad():
+        off = (held.predict(best[None])[0] - held.y) / held.sigma
+        found = {"held_chi2": float(off.square().mean())}
+        if not out.point and len(out.samples) >= 19:
+            g = torch.Generator().manual_seed(case.problem)
+            predicted = torch.cat([held.predict(x[None]) for x in out.samples]).double()
+            predicted = predicted + held.sigma * torch.randn(predicted.shape, generator=g, dtype=torch.float64)
+            equal = torch.full((len(predicted),), 1 / len(predicted), dtype=torch.float64)
+            found["held_cov90"] = coverage(predicted, out.weights if out.weights is not None else equal, held.y[None].double())
+    return found
+
+
+def _ssim(image: Tensor, truth: Tensor, inside: Tensor, peak: float) -> float:
+    from skimage.metrics import structural_similarity
+
+    maps = [
+        structural_similarity(
+            a.numpy(), b.numpy(), data_range=peak, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
+        )[1]
+        for a, b in zip(image, truth, strict=True)
+    ]
+    return float(torch.from_numpy(np.stack(maps))[inside].mean())
+
+
+def spectrum_error(fields: Tensor, truth: Tensor) -> float:
+    """Mean over rings of |log10 (mean power of fields / power of the truth)|, without the mean of the fields."""
+    bins = max(4, min(truth.shape[-2:]) // 3)
+    powers = [radial_spectrum(x - x.mean((-2, -1), keepdim=True), bins)[1][1:] for x in (fields, truth[None])]
+    return float((powers[0].clamp_min(1e-30) / powers[1].clamp_min(1e-30)).log10().abs().mean())
