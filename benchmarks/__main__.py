@@ -41,7 +41,7 @@ def _run(a: argparse.Namespace) -> None:
         methods = _methods(benchmark, a)
         plan = Plan(benchmark, methods, suites, tuple(a.cells) if a.cells else None, a.problems, a.draws, a.quick)
         count = run_plan(plan, path, a.workers, progress=not a.silent)
-        print(f"{benchmark.name}: {count} rows computed, {path.relative_to(Path.cwd()) if path.is_absolute() else path}")
+        print(f"{benchmark.name}: {count} rows computed, {os.path.relpath(path)}")
     print(f"{time.monotonic() - began:.0f} s")
     if a.quick or a.out:
         folder = a.out or RESULTS / "quick"

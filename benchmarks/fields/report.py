@@ -170,12 +170,10 @@ def _lead(rows: list[Row], found: dict[tuple[str, str], Paired]) -> tuple[str, s
     common = [k for k in mine if k in theirs]
     a, b = (sum(v[k] for k in common) / len(common) for v in (mine, theirs))
     words = f"{a:.4f} against {b:.4f} of {label({'method': best[0], 'setting': best[1]})}, {p.n} problems in common"
-    if p.n < 3:
-        return words, (
-            "leads" if p.difference < 0 else f"**loses** by {100 * (a / b - 1):.0f} %"
-        ) + ", too few problems to test"
-    sure = p.high < 0 if p.difference < 0 else p.low > 0
     verdict = "leads" if p.difference < 0 else f"**loses** by {100 * (a / b - 1):.0f} %"
+    if p.n < 3:
+        return words, verdict + ", too few problems to test"
+    sure = p.high < 0 if p.difference < 0 else p.low > 0
     return words, verdict + ("" if sure else ", within the error")
 
 

@@ -25,7 +25,6 @@ def tune(suite: str, cell: str, names: list[str] | None = None, problems: int = 
     """
     benchmark = BENCHMARKS[suite]
     grids = json.loads(GRIDS.read_text())
-    kept = json.loads(TUNED.read_text()) if TUNED.exists() else {}
     cases: dict[bool, Any] = {}
     for method in benchmark.methods(names):
         classical = benchmark.suite.classical.get(method.name)
@@ -42,6 +41,7 @@ def tune(suite: str, cell: str, names: list[str] | None = None, problems: int = 
             log.append({"settings": settings, **_score(suite, method, cases[small], settings)})
             print(suite, cell, method.name, log[-1], flush=True)
         best = min(log, key=lambda entry: entry.get("crps", math.inf))
+        kept = json.loads(TUNED.read_text()) if TUNED.exists() else {}
         found = kept.setdefault(suite, {}).setdefault(cell, {})
         found[method.name] = {"chosen": best["settings"], "log": log}
         TUNED.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")

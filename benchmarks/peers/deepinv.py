@@ -152,7 +152,7 @@ def _ula(
         save_chain=True,
     )
     operator = physics(problem)
-    sampler(problem.y, operator, seed=seed, x_init=operator.A_adjoint(problem.y))
+    sampler.sample(problem.y, operator, seed=seed, x_init=operator.A_adjoint(problem.y))
     return torch.cat([state["x"] for state in sampler.get_chain()[-draws:]])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 import posterior
 from benchmarks.fields.cases import Case
 from benchmarks.fields.classical.base import Classical, Estimate
-from posterior.guidance.linear import gaussian_update
+from posterior.guidance.solves import explain
 from posterior.likelihoods import Likelihood
 from posterior.priors.base import Prior
 from posterior.problem import Problem
@@ -61,7 +61,7 @@ def minimum(prior: Prior, likelihood: Likelihood, event: tuple[int, ...], outer:
     for i in range(1 if like.model.linear else outer):
         lin = like.model.linearise(z)
         residual = like.y - lin.prediction + lin.jvp(z - mean)
-        z = mean + gaussian_update(problem, ("mode", i), lin, cov, residual, 500, 1e-4)
+        z = mean + explain(problem, ("mode", i), lin, cov, residual, 500, 1e-4)
     return prior.affine.to_physical(z)[0]
 
 

@@ -82,4 +82,4 @@ def _squared_norm(physics: object, event: tuple[int, ...], y: Tensor) -> float:
     return 1.05 * float(size)
 
 
-TV = Classical(total_variation, {"weight": [0.001, 0.003, 0.01, 0.03]}, {"weight": 0.003})
+TV = Classical(total_variation, {"weight": [0.0003, 0.001, 0.003, 0.01]}, {"weight": 0.003})

@@ -1,0 +1,181 @@
+"""The comparison on fields: its scores, its peers and baselines, and a report made from rows alone."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import posterior
+from benchmarks.__main__ import main
+from benchmarks.fields.benchmark import BENCHMARKS, LAYOUT
+from benchmarks.fields.brains import brain_crop
+from benchmarks.fields.cases import Case
+from benchmarks.fields.classical.gaussian import exact_gaussian
+from benchmarks.fields.html import html_page
+from benchmarks.fields.maps import FOLDER, maps_path, read_maps
+from benchmarks.fields.methods import BUDGETS, CHEAP, GRIDS, OURS, PEERS, listed, run
+from benchmarks.fields.report import DEFAULT, read_rows, results_page
+from benchmarks.fields.scores import LEVELS, SCORES, Outcome, scores
+from benchmarks.harness.runner import Method
+from benchmarks.registry import BENCHMARKS as EVERY
+from benchmarks.registry import DOCS, RESULTS
+from operators import Inpainting
+
+SIDE = 12
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A Gaussian field seen at half of its pixels: the posterior is known."""
+    g = torch.Generator().manual_seed(0)
+    f = torch.fft.fftfreq(SIDE, dtype=torch.float64)
+    spectrum = 4 / (1 + (10 * torch.hypot(f[:, None], f[None])) ** 2) ** 2
+    prior = posterior.GaussianPrior(torch.full((1, SIDE, SIDE), 5.0).double(), spectrum, units="K")
+    truth = 5 + prior.reference.cov.sqrt(torch.randn(1, 1, SIDE, SIDE, generator=g, dtype=torch.float64))
+    operator = Inpainting.random((SIDE, SIDE), 0.5, seed=1)
+    y = operator.A(truth)
+    y = y + 0.1 * operator.mask * torch.randn(y.shape, generator=g, dtype=torch.float64)
+    likelihood = posterior.GaussianLikelihood(operator, y, 0.1)
+    return Case("test", "inpainting", 0, prior, likelihood, (1, SIDE, SIDE), 40, truth[0], "K")
+
+
+@pytest.fixture(scope="module")
+def exact(case):
+    return posterior.exact_posterior(case.prior, case.likelihood)
+
+
+def outcome(samples, **changes):
+    return replace(Outcome(samples, False, 1, 0, 1.0, ""), **changes)
+
+
+class TestScores:
+    def test_exact_draws_are_calibrated(self, case, exact):
+        """The truth is one draw of the posterior: averaged over draws in its place, all figures are what they should be."""
+        found = []
+        for i in range(12):
+            draws = exact.sample(41, seed=i)
+            found.append(scores(outcome(draws[1:]), replace(case, truth=draws[0])))
+        mean = {k: sum(f[k] for f in found) / len(found) for k in SCORES}
+        for level in LEVELS:
+            assert mean[f"cov{level}"] == pytest.approx(level / 100, abs=0.035)
+        assert mean["spread_skill"] == pytest.approx(1, abs=0.08)
+        assert mean["chi2"] == pytest.approx(1, abs=0.25)
+        assert mean["spectrum"] < 0.25 and 0 < mean["ause"] < 0.5
+        # CRPS of a Gaussian about its own draws is std / sqrt(pi)
+        assert mean["crps"] == pytest.approx(float(exact.std.mean()) / math.pi**0.5, rel=0.08)
+
+    def test_a_point_estimate_is_given_no_uncertainty(self, case, exact):
+        found = scores(outcome(exact.mean[None], point=True), case)
+        for name in (*(f"cov{level}" for level in LEVELS), "spread_skill", "ause"):
+            assert math.isnan(found[name])
+        off = (exact.mean - case.truth).abs()
+        assert found["crps"] == pytest.approx(float(off.mean()))
+        assert found["psnr"] == pytest.approx(
+            20 * math.log10(float(case.truth.max() - case.truth.min()) / float(off.square().mean().sqrt()))
+        )
+
+    def test_only_what_is_inside_counts(self, case, exact):
+        inside = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+        inside[:, :, : SIDE // 2] = True
+        draws = exact.sample(30, seed=3)
+        spoilt = torch.where(inside, draws, 1e3)
+        names = [n for n in SCORES if n not in ("chi2", "ssim") and not n.startswith("held")]
+        a, b = (scores(outcome(x), replace(case, inside=inside)) for x in (draws, spoilt))
+        assert [a[n] for n in names] == pytest.approx([b[n] for n in names], nan_ok=True)
+
+    def test_few_draws_have_no_wide_intervals(self, case, exact):
+        found = scores(outcome(exact.sample(10, seed=0)), case)
+        assert math.isnan(found["cov90"]) and math.isnan(found["cov95"])
+        assert 0 < found["cov50"] < 1 and 0 < found["cov80"] < 1
+
+    def test_weights_count(self, case, exact):
+        draws = torch.cat([exact.sample(30, seed=1), 50 + exact.sample(30, seed=2)])
+        weights = torch.cat([torch.ones(30), torch.zeros(30)]).double() / 30
+        some = scores(outcome(draws, weights=weights), case)
+        alone = scores(outcome(draws[:30], mean=draws[:30].mean(0)), case)
+        for name in ("psnr", "crps", "energy", "cov90", "spread_skill"):
+            assert some[name] == pytest.approx(alone[name], abs=1e-6)
+
+
+class TestMethods:
+    def test_the_exact_gaussian_is_exact(self, case, exact):
+        found = exact_gaussian(replace(case, draws=400))
+        torch.testing.assert_close(found.mean, exact.mean.double(), atol=1e-3, rtol=0)
+        assert float((found.samples.std(0) / exact.std).mean()) == pytest.approx(1, abs=0.02)
+
+    @pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch, as azula is imported
+    @pytest.mark.parametrize("name", [f"{library} {kind}" for library, kinds in PEERS.items() for kind in kinds])
+    def test_every_peer_runs_on_images(self, case, name):
+        short = {"max_iter": 30} if "ULA" in name or name == "deepinv DiffPIR" else {"steps": 6}
+        short = {"num_steps": 6} if name == "deepinv DPS" else {} if "DDRM" in name else short
+        suite = replace(BENCHMARKS["mri"].suite, few_draws=4)
+        a, b = (run(Method(name), replace(case, draws=4), suite, short) for _ in range(2))
+        assert a.samples.shape == (4, 1, SIDE, SIDE) and a.nfe > 0 and not a.point
+        assert torch.equal(a.samples, b.samples)
+
+    def test_grids_name_every_peer(self):
+        names = {f"{library} {kind}" for library, kinds in PEERS.items() for kind in kinds}
+        assert set(json.loads(GRIDS.read_text())) == names
+        assert set(BUDGETS) <= names | set(OURS) and set(CHEAP) <= names | set(OURS)
+
+    @pytest.mark.parametrize("name", list(BENCHMARKS))
+    def test_ours_are_never_tuned(self, name):
+        assert {m.setting for m in listed(BENCHMARKS[name].suite) if m.name in OURS} & {"tuned"} == set()
+
+
+class TestRun:
+    def test_quick_rows_repeat_themselves_and_are_kept(self, tmp_path, monkeypatch, capsys):
+        """The same seeds give every figure again; a second run computes nothing."""
+        monkeypatch.setenv(FOLDER, "")
+        short = ["run", "mri", "--quick", "--cells", "4x", "--workers", "1", "--silent", "--settings", "default"]
+        short += ["--methods", "SENSE-CG", "exact Gaussian", DEFAULT]
+        for name in ("a", "b"):
+            main([*short, "--out", str(tmp_path / name)])
+        a, b = (LAYOUT.read(tmp_path / name / "mri.csv") for name in ("a", "b"))
+        assert [r["method"] for r in a] == [DEFAULT, "SENSE-CG", "exact Gaussian"]
+        for x, y in zip(a, b, strict=True):
+            assert x["status"] == "ok"
+            assert {k: x[k] for k in SCORES} == {k: y[k] for k in SCORES}
+        capsys.readouterr()
+        main([*short, "--out", str(tmp_path / "a")])
+        assert "mri: 0 rows computed" in capsys.readouterr().out
+        page = (tmp_path / "a" / "results.md").read_text()
+        assert f"| {DEFAULT} | 1 | 4 |" in page and "| SENSE-CG (point) | 1 |  |" in page
+
+    def test_what_cannot_run_is_said(self):
+        benchmark = BENCHMARKS["mri"]
+        row = benchmark.measure(Method("TDS"), benchmark.build("mri", "4x", 0, quick=True, draws=2))
+        assert row["status"] == "n/a" and "TDS" in row["reason"]
+
+    def test_development_never_meets_the_comparison(self):
+        assert not torch.equal(brain_crop(0, 24), brain_crop(1000, 24))
+        assert torch.equal(brain_crop(1000, 24), brain_crop(1000, 24))
+
+    def test_maps_are_kept_for_the_panels(self, case, exact, tmp_path, monkeypatch):
+        from benchmarks.fields.maps import keep_maps
+
+        monkeypatch.setenv(FOLDER, str(tmp_path))
+        keep_maps(case, Method("GaussianBridge"), outcome(exact.sample(20, seed=0)))
+        path = maps_path(tmp_path, "test", "inpainting")
+        truth, ours = read_maps(path / "truth.npz"), read_maps(path / "GaussianBridge (default).npz")
+        step = float(case.truth.max() - case.truth.min()) / 254
+        assert abs(truth.image - case.truth[0].numpy()).max() <= step and truth.std is None
+        assert abs(ours.std - exact.sample(20, seed=0).std(0)[0].numpy()).max() < 0.02
+
+
+def test_the_page_is_what_the_results_say():
+    """Regenerated from the committed rows and compared with the committed page."""
+    rows = read_rows(RESULTS)
+    assert rows and set(rows) <= set(EVERY)
+    assert (DOCS / "results-benchmarks.md").read_text() == results_page(rows)
+
+
+def test_the_html_needs_no_other_file(case, exact, tmp_path, monkeypatch):
+    rows = read_rows(RESULTS)
+    name = next(iter(rows))
+    some = {name: rows[name]}
+    page = html_page(results_page(some), some, None)
+    assert page.count("<table>") >= 3 and "<img" in page
+    assert "src=" not in page.replace('src="data:image/png;base64,', "") and "<link" not in page and "<script" not in page
