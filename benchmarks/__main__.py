@@ -19,7 +19,7 @@ import torch
 from benchmarks.fields.maps import FOLDER
 from benchmarks.fields.report import write_report
 from benchmarks.harness.runner import Benchmark, Plan, run_plan
-from benchmarks.registry import BENCHMARKS, DOCS, MAPS, RESULTS, results_path
+from benchmarks.registry import BENCHMARKS, DOCS, FIELDS_RESULTS, MAPS, RESULTS, results_path
 from posterior._memory import keep_large_blocks
 
 
@@ -57,7 +57,7 @@ def _report() -> None:
     rows = LAYOUT.read(results_path("exact"))
     if rows:
         write_pages(rows, DOCS / "results-exact.md", DOCS / "choosing-a-sampler.md")
-    write_report(RESULTS, DOCS / "results-benchmarks.md", DOCS / "results-benchmarks.html", MAPS)
+    write_report(FIELDS_RESULTS, DOCS / "results-benchmarks.md", DOCS / "results-benchmarks.html", MAPS)
 
 
 def _tune(a: argparse.Namespace) -> None:

@@ -10,11 +10,12 @@ from benchmarks.harness.runner import Benchmark
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-MAPS = RESULTS / "maps"
+FIELDS_RESULTS = RESULTS / "fields"
+MAPS = FIELDS_RESULTS / "maps"
 DOCS = ROOT / "docs"
 BENCHMARKS: dict[str, Benchmark] = {**EXACT, **FIELDS}
 
 
 def results_path(name: str, quick: bool = False) -> Path:
     """The results file of a benchmark; that of a quick run is not for keeping."""
-    return RESULTS / (f"quick/{name}.csv" if quick else f"{name}.csv")
+    return RESULTS / ("quick" if quick else "" if name in EXACT else "fields") / f"{name}.csv"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.fields.cases import DEVELOPMENT
+import posterior
+from benchmarks.fields.cases import DEVELOPMENT, Case
 from posterior.io.registry import fetch
 from posterior.recipes.mri.results import head_mask
-from posterior.recipes.mri.simulation import demo_image
+from posterior.recipes.mri.simulation import demo_image, smooth_phase
 
 SPAN = 4.5  # of the brain prior's coordinates: tissue has magnitudes up to about 4
 
@@ -48,3 +50,41 @@ def brain_crop(problem: int, side: int) -> Tensor:
     g = torch.Generator().manual_seed(problem)
     top, left = places[int(torch.randint(len(places), (1,), generator=g))].tolist()
     return image[top : top + side, left : left + side].contiguous()
+
+
+def brain_image(problem: int, side: int) -> Tensor:
+    """A crop with a smooth random phase, (2, side, side), its brightest tissue of magnitude about 1."""
+    magnitude = brain_crop(problem, side)
+    angle = torch.from_numpy(smooth_phase((side, side), np.random.default_rng(problem))).float()
+    return torch.stack([magnitude * angle.cos(), magnitude * angle.sin()]) / float(np.percentile(magnitude.numpy(), 99))
+
+
+def magnitude(x: Tensor) -> Tensor:
+    """Complex images (B, 2, H, W) to their magnitude (B, 1, H, W)."""
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True)
+
+
+def brain_case(
+    suite: str, cell: str, problem: int, draws: int, operator: Any, image: Tensor, sigma: float, **facts: Any
+) -> Case:
+    """A complex image seen through an operator with Gaussian noise in real and imaginary parts."""
+    g = torch.Generator().manual_seed(problem)
+    y = operator.A(image[None])
+    y = y + sigma * torch.randn(y.shape, generator=g)
+    truth = magnitude(image[None])[0]
+    return Case(
+        suite=suite,
+        cell=cell,
+        problem=problem,
+        prior=posterior.load_prior("brain-mri"),
+        likelihood=posterior.GaussianLikelihood(operator, y, sigma),
+        event_shape=tuple(image.shape),
+        draws=draws,
+        truth=truth,
+        units="tissue",
+        view=magnitude,
+        inside=head_mask(truth[0])[None],
+        span=SPAN,
+        single=True,
+        facts=facts,
+    )

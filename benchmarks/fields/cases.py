@@ -85,6 +85,7 @@ class Suite:
     Args:
         name: Also in the table.
         cells: Kinds of problem, each with a sentence for the page.
+        priors: Name of the prior of each cell; a cell takes part once its prior travels with the package.
         units: Of what is judged, by cell.
         build: ``build(cell, problem, quick, draws)`` returns the `Case`.
         draws: Draws of methods that are cheap; see `methods.CHEAP`.
@@ -98,6 +99,7 @@ class Suite:
 
     name: str
     cells: Mapping[str, str]
+    priors: Mapping[str, str]
     units: Mapping[str, str]
     build: Callable[[str, int, bool, int], Case]
     draws: int

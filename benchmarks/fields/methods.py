@@ -118,7 +118,7 @@ def _ours(method: Method, case: Case, settings: dict[str, Any], used: _Used) -> 
         sampler,
         draws=case.draws,
         seed=case.problem,
-        batch_size=min(case.draws, 10),
+        batch_size=min(case.draws, 20),
         event_shape=case.event_shape,
         dtype=torch.float32 if case.single else torch.float64,
     )

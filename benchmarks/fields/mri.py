@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import posterior
-from benchmarks.fields.brains import SPAN, brain_crop, colin27
+from benchmarks.fields.brains import SPAN, brain_crop, colin27, magnitude
 from benchmarks.fields.cases import DEVELOPMENT, Case, Suite, Withheld
 from benchmarks.fields.classical.mri import MRI
 from posterior.io.kspace import read_kspace
@@ -47,9 +47,6 @@ def build(cell: str, problem: int, quick: bool, draws: int) -> Case:
         given = prepare(kspace, maps=maps, noise=float(kspace.attributes["noise"]))
     truth = given.truth
 
-    def magnitude(x: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(given.on_support(x), dim=1, keepdim=True)
-
     return Case(
         suite="mri",
         cell=cell,
@@ -60,7 +57,7 @@ def build(cell: str, problem: int, quick: bool, draws: int) -> Case:
         draws=draws,
         truth=None if truth is None else truth[None],
         units="tissue",
-        view=magnitude,
+        view=lambda x: magnitude(given.on_support(x)),
         inside=None if truth is None else head_mask(truth)[None],
         withheld=withheld,
         span=SPAN,
@@ -79,6 +76,7 @@ def _withheld(held: MRIProblem) -> Withheld:
 SUITE = Suite(
     name="mri",
     cells=CELLS,
+    priors=dict.fromkeys(CELLS, "brain-mri"),
     units=dict.fromkeys(CELLS, "tissue"),
     build=build,
     draws=20,

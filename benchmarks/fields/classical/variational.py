@@ -10,6 +10,8 @@ from benchmarks.fields.cases import Case
 from benchmarks.fields.classical.base import Classical, Estimate
 from posterior.problem import pilot_noise
 
+DUAL_STEP = 0.05
+
 
 def total_variation(case: Case, weight: float, iterations: int = 300) -> Estimate:
     """argmin ||A x - y||^2 / 2 + weight sum |gradient x|, the components of the gradient apart; complex images as such.
@@ -58,14 +60,15 @@ def total_variation(case: Case, weight: float, iterations: int = 300) -> Estimat
 
     gradient = sigpy.linop.FiniteDifference(shape, axes=(-2, -1))
     norm = _squared_norm(physics, case.event_shape, y)
-    # Step sizes from bounds: sigpy would find the norms with global random numbers.
+    # Step sizes from bounds: sigpy would find the norms with global random numbers. The dual variables of the gradient are
+    # bounded by the weight, those of the image by its size of about one, hence the long primal step.
     app = sigpy.app.LinearLeastSquares(
         Operator(),
         y.numpy().astype(kind),
         proxg=sigpy.prox.L1Reg(gradient.oshape, weight),
         G=gradient,
-        tau=1 / (norm + 8),
-        sigma=1.0,
+        tau=1 / (DUAL_STEP * (norm + 8)),
+        sigma=DUAL_STEP,
         max_iter=iterations,
         show_pbar=False,
     )
