@@ -119,6 +119,6 @@ SUITE = Suite(
     problems={"pressure": 12, "currents": 4},
     few={"pressure": 3, "currents": 1},
     classical=WEATHER,
-    about="Daily fields that the priors were not trained on: 2009, and of 2002 the days that were kept. More days, and a real hour "
-    "of reports, for the recipe's own baselines: `python -m benchmarks.weather`.",
+    about="Daily fields that the priors were not trained on: 2009, and of 2002 the days that were kept. More days, and a real "
+    "hour of reports, for the recipe's own baselines: `python -m benchmarks.weather`.",
 )
