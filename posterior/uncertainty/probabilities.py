@@ -77,11 +77,13 @@ def reliability(
     made = torch.zeros(resamples, *real.shape, dtype=torch.float64)
     for t in tables:
         made += t[torch.randint(len(t), (resamples,), generator=g)]
-    centre = _frequency(made).nanmean(0)
-    distances = [_distance(x, centre) for x in (real[None], made)]
+    frequencies = _frequency(made)
+    centre = frequencies.nanmean(0)
+    scale = (frequencies - centre).square().nanmean(0)
+    distances = [_distance(x, centre, scale) for x in (real[None], made)]
     larger = int((distances[1] >= distances[0]).sum())
     tail = torch.tensor([(1 - band) / 2, (1 + band) / 2], dtype=torch.float64)
-    low, high = torch.nanquantile(_frequency(made), tail, 0)
+    low, high = torch.nanquantile(frequencies, tail, 0)
     at = real[1] / real[0]
     curve = Curve(at, _frequency(real), low, high, centre, band)
     return Reliability(curve, real[0].long(), (1 + larger) / (1 + resamples), float(real[3].sum() / real[0].sum()))
@@ -105,6 +107,6 @@ def _frequency(table: Tensor) -> Tensor:
     return table[..., 2, :] / table[..., 0, :]
 
 
-def _distance(table: Tensor, centre: Tensor) -> Tensor:
-    """Squared distance of the curves (..., 4, bins) from ``centre``, each bin by its count."""
-    return (table[..., 0, :] * (_frequency(table) - centre).square()).nansum(-1)
+def _distance(table: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
+    """Squared distance of the curves (..., 4, bins) from ``centre``, each bin in units of its variance ``scale``."""
+    return ((_frequency(table) - centre).square() / scale.clamp_min(1e-12)).nansum(-1)

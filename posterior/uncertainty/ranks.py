@@ -252,6 +252,11 @@ def rank_truths(
     return Ranks(name, values, names or tuple(str(i) for i in range(values.shape[1])), pooled)
 
 
+def uniform_ranks(members: Tensor, seed: int = 0) -> Tensor:
+    """u = (rank + U) / (S + 1) of the first of the members (S + 1, k) among the others, (k,)."""
+    return _uniforms(members.double(), generator(seed, "ties"))
+
+
 def _uniforms(found: Tensor, g: torch.Generator) -> Tensor:
     """u of the first of the members (M, k) among the others, (k,).
 

@@ -125,6 +125,6 @@ def mri_problem(
         yardstick=YARDSTICK,
         sampler=GaussianBridge(),
         truths=held_out_crops(trials, side, seed),
-        settings={"dtype": torch.float32, "batch_size": 19},
+        settings={"batch_size": 19, "dtype": torch.float32},
         field_name="image",
     )
