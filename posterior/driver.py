@@ -166,7 +166,7 @@ def sample(
         prior=repr(prior),
         likelihood=repr(likelihood),
         versions=_versions(),
-        warnings=(*_warnings(chi), *_collapse(result, draws)),
+        warnings=(*_warnings(chi), *_collapse(result, draws), *problem.notes),
         ess=result.ess,
         log_evidence=result.log_evidence,
         log_evidence_std=result.log_evidence_std,

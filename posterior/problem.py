@@ -32,6 +32,7 @@ class Problem:
         event_shape: Shape of one field.
         counts: Counter, shared by all that run on this problem.
         memo: Facts found once that depend on no draw (see `iterations_for`).
+        notes: What a user should know of the run; ends among the warnings of ``draws.stats``.
         chunk: Most fields that go through the network at once; None for no limit.
     """
 
@@ -40,6 +41,7 @@ class Problem:
     event_shape: tuple[int, ...]
     counts: Counts = field(default_factory=Counts)
     memo: dict[Hashable, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     chunk: int | None = None
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from posterior.guidance.base import Guidance
+from posterior.guidance.estimation import reference_of
 from posterior.guidance.linear import gaussian_draw, prior_mean
 from posterior.guidance.solves import explain
 from posterior.integrators import Estimate, Noise
 from posterior.likelihoods import Linearisation
 from posterior.priors.covariance import Covariance
-from posterior.priors.reference import Reference
 from posterior.problem import Problem
 
 SINGLE_TOLERANCE = 5e-3
@@ -50,9 +50,13 @@ class BridgeGuidance(Guidance):
         relinearise: Gauss-Newton steps where the operator is not linear or the noise depends on the field; each costs a
             linear solve and no network call.
         sweeps: Gibbs sweeps at the start where data may be grossly wrong; each costs a linear solve.
+        corrected: Whether C_s is that of the prior's `SpreadCorrection`.
+
+    A prior without a reference Gaussian gets one from draws of its own, see `estimate_reference`.
 
     Raises:
-        ValueError: If ``relinearise`` or ``sweeps`` is negative, or the prior carries no reference Gaussian.
+        ValueError: If ``relinearise`` or ``sweeps`` is negative; if ``corrected``, but the prior carries no correction, or one
+            that did not help the fields that it was validated on.
 
     References:
         Matheron's rule: Journel, Huijbregts. Mining geostatistics. 1978.
@@ -63,11 +67,23 @@ class BridgeGuidance(Guidance):
     tolerance: float = 1e-3
     relinearise: int = 3
     sweeps: int = 10
+    corrected: bool = False
 
     def __post_init__(self) -> None:
         for name in ("relinearise", "sweeps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"GaussianBridge: {name} must not be negative, got {getattr(self, name)}")
+
+    def covariance(self, problem: Problem, sigma: float) -> Covariance:
+        """C_s."""
+        reference = reference_of(problem)
+        if not self.corrected:
+            return reference.error_covariance(problem.event_shape, sigma)
+        spread, name = problem.prior.spread, problem.prior.name
+        if spread is None or not spread.validated:
+            what = "carries no correction of the spread" if spread is None else "carries a correction that did not help"
+            raise ValueError(f"GaussianBridge: corrected=True, but prior '{name}' {what}; see fit_spread_correction")
+        return spread.error_covariance(reference, problem.event_shape, sigma)
 
     def start(self, problem: Problem, sigma: float, noise: Noise) -> Tensor:
         """A draw of the reference Gaussian's own posterior, noised: right at any ``sigma`` where the prior is Gaussian."""
@@ -75,9 +91,10 @@ class BridgeGuidance(Guidance):
 
     def first(self, problem: Problem, noise: Noise) -> Tensor:
         """A draw of the reference Gaussian's own posterior."""
-        cov = _reference(problem).covariance(problem.event_shape)
+        reference = reference_of(problem)
+        cov = reference.covariance(problem.event_shape)
         white = noise()
-        mean = prior_mean(problem, white)
+        mean = prior_mean(problem, white, reference)
         given = _Conditional(self, problem, "start", mean, cov)
         x0 = given.draw(noise, white, None)
         if problem.likelihood.stand_in == "mixture":
@@ -98,7 +115,7 @@ class BridgeGuidance(Guidance):
             step: The noise levels between which the integrator is stepping.
             last: The x0 that ``x`` was drawn from, of which the variances of gross errors are drawn; D where None.
         """
-        cov = _reference(problem).error_covariance(problem.event_shape, sigma)
+        cov = self.covariance(problem, sigma)
         given = _Conditional(self, problem, sigma, problem.denoise(x, sigma), cov)
         return Estimate(given.mean, lambda noise: given.draw(noise, noise(), last))
 
@@ -147,9 +164,3 @@ class _Conditional:
             return self.like.noise_variance(seen)
         uniform = torch.special.ndtr(noise(tuple(self.like.y.shape[1:])).double())
         return self.like.noise_variance(seen, uniform)
-
-
-def _reference(problem: Problem) -> Reference:
-    if problem.prior.reference is None:
-        raise ValueError(f"GaussianBridge: prior '{problem.prior.name}' carries no reference Gaussian")
-    return problem.prior.reference

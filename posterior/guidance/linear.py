@@ -11,6 +11,7 @@ from posterior.guidance.solves import explain
 from posterior.integrators import Noise
 from posterior.likelihoods import Linearisation
 from posterior.priors.covariance import Covariance
+from posterior.priors.reference import Reference
 from posterior.problem import Problem
 
 
@@ -52,8 +53,8 @@ def gaussian_draw(
     return mean + xi + explain(problem, key, lin, cov, residual, iterations, tolerance, variance)
 
 
-def prior_mean(problem: Problem, like: Tensor) -> Tensor:
-    """Fields (B, *event) like ``like`` that are the mean of the prior's reference Gaussian, zero without one."""
-    reference = problem.prior.reference
+def prior_mean(problem: Problem, like: Tensor, reference: Reference | None = None) -> Tensor:
+    """Fields (B, *event) like ``like`` that are the mean of a reference Gaussian, the prior's if None; zero without one."""
+    reference = problem.prior.reference if reference is None else reference
     mean = 0.0 if reference is None else reference.mean(problem.event_shape)
     return torch.zeros_like(like) + (mean.to(like) if isinstance(mean, Tensor) else mean)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from posterior.priors.climatology import Climatology
     from posterior.priors.labels import Labels
     from posterior.priors.reference import Reference
+    from posterior.priors.spread import SpreadCorrection
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Prior(ABC):
         labels: Name, axes and coordinates of the field, which draws come back with, or None.
         climatology: The mean of the field on a given date, physical units, or None where it does not depend on it.
         date: The date that `on` put the prior at, or None.
+        spread: A correction of the reference's error spectrum, fitted on held-out fields, or None; used where it is asked for.
         name: What errors and saved files call this prior.
         calls: Network evaluations in one `denoise` of a field.
     """
@@ -90,6 +92,7 @@ class Prior(ABC):
     labels: Labels | None = None
     climatology: Climatology | None = None
     date: np.datetime64 | None = None
+    spread: SpreadCorrection | None = None
     name: str = "prior"
     calls: int = 1
 

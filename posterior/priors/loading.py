@@ -31,7 +31,15 @@ from posterior.priors.parameterisations import (
     Velocity,
 )
 from posterior.priors.reference import Reference
-from posterior.priors.tables import Tables, read_affine, read_climatology, read_labels, read_reference, write_tables
+from posterior.priors.tables import (
+    Tables,
+    read_affine,
+    read_climatology,
+    read_labels,
+    read_reference,
+    read_spread,
+    write_tables,
+)
 from posterior.priors.weights import read_json, read_tensors
 
 FORMAT = 1
@@ -201,6 +209,7 @@ def _load_ours(folder: Path) -> NetworkPrior:
         affine = read_affine(config, tables, event_shape)
         climatology = read_climatology(config, tables, event_shape)
         labels = read_labels(config, tables, event_shape)
+        spread = read_spread(tables)
         low, high = map(float, config["sigma_range"])
         rms = float(config["rms"])
         tables.finish()
@@ -208,7 +217,7 @@ def _load_ours(folder: Path) -> NetworkPrior:
         raise ValueError(f"{folder / 'posterior.json'} is not understood: {error}") from error
     inputs = event_shape[0] * parameterisation.inputs_per_channel
     network: Any = read_network(folder / "unet", inputs, event_shape[0], kinds=["UNet2DModel"])
-    return NetworkPrior(
+    prior = NetworkPrior(
         network,
         parameterisation,
         event_shape,
@@ -223,6 +232,8 @@ def _load_ours(folder: Path) -> NetworkPrior:
         name=folder.name,
         card=config["card"],
     )
+    prior.spread = spread
+    return prior
 
 
 def _event_shape(sizes: Any) -> tuple[int, int | None, int | None]:

@@ -19,6 +19,11 @@ from posterior.priors.covariance import Covariance, FourierBasis, LeadingBasis
 class Reference(ABC):
     """A Gaussian N(mean, C) with C diagonal in a stated basis, for events of one shape or of any."""
 
+    @property
+    def measured(self) -> bool:
+        """Whether `error_covariance` was measured."""
+        return False
+
     @abstractmethod
     def covariance(self, event_shape: tuple[int, ...]) -> Covariance:
         """C for events of this shape (standardised units squared)."""
@@ -77,6 +82,11 @@ class MeasuredReference(Reference):
 
     sigmas: Tensor | None
     errors: Tensor | None
+
+    @property
+    def measured(self) -> bool:
+        """See `Reference.measured`."""
+        return self.sigmas is not None and self.errors is not None
 
     @abstractmethod
     def expand(self, table: Tensor, event_shape: tuple[int, ...]) -> Tensor:

@@ -18,6 +18,7 @@ from posterior.priors.base import Affine
 from posterior.priors.climatology import Climatology
 from posterior.priors.labels import Labels
 from posterior.priors.reference import EOFReference, RadialReference, Reference
+from posterior.priors.spread import SpreadCorrection
 
 if TYPE_CHECKING:
     from posterior.priors.network import NetworkPrior
@@ -102,6 +103,10 @@ def write_tables(prior: NetworkPrior, reference: Reference | None) -> tuple[dict
         raise TypeError(
             f"save_prior: the reference is a {type(reference).__name__}; wanted a RadialReference or an EOFReference"
         )
+    if prior.spread is not None:
+        spread = prior.spread
+        tensors |= {f"spread.{k}": getattr(spread, k).double() for k in ("sigmas", "edges", "factors")}
+        tensors["spread.gain"] = torch.tensor(spread.gain, dtype=torch.float64)
     return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, settings
 
 
@@ -155,6 +160,17 @@ def read_reference(config: dict[str, Any], tables: Tables, event_shape: tuple[in
     frequencies = tables.take("reference.frequencies", (None,))
     rows = len(frequencies)
     return RadialReference(frequencies, tables.take("reference.power", (rows,)), *_read_errors(tables, rows))
+
+
+def read_spread(tables: Tables) -> SpreadCorrection | None:
+    """The correction of the spread, where there is one."""
+    if not tables.has("spread.factors"):
+        return None
+    sigmas, edges = (tables.take(f"spread.{k}", (None,)) for k in ("sigmas", "edges"))
+    factors = tables.take("spread.factors", (len(sigmas), len(edges) + 1))
+    if not ((sigmas > 0).all() and (sigmas.diff() > 0).all() and (edges.diff() > 0).all() and (factors > 0).all()):
+        raise ValueError(f"{tables.where}: the correction of the spread is not positive at rising noise levels and bands")
+    return SpreadCorrection(sigmas, edges, factors, float(tables.take("spread.gain", ())))
 
 
 def _read_errors(tables: Tables, rows: int) -> tuple[Tensor | None, Tensor | None]:

@@ -6,18 +6,26 @@ from dataclasses import replace
 from functools import partial
 
 from posterior.guidance.bridge import BridgeGuidance
+from posterior.guidance.estimation import reference_of
 from posterior.integrators import Ancestral, Noise
 from posterior.problem import Problem
 from posterior.samplers.base import State
 from posterior.samplers.guided import Guided
 from posterior.schedules import LogUniform, Schedule
 
+# In units of the prior's rms: an error of the denoiser so small that its law no longer matters, and where that is sought.
+SETTLED = 0.1
+LOWEST = (0.03, 0.5)
+
 
 class GaussianBridge(Guided):
     """Calibrated transitions from the prior's reference Gaussian; see `BridgeGuidance`.
 
     One network call and one linear solve a step, no backward pass. The first fields are draws of the Gaussian's own
-    posterior, so noise levels far above the prior's rms add nothing: the default grid runs from 2 to 0.03 rms.
+    posterior, so noise levels far above the prior's rms add nothing: the default grid starts at 2 rms. The last draw is of a
+    Gaussian too, whose spread is that of the denoiser's error, so levels at which this is small add nothing either: where the
+    prior carries a measured error spectrum the grid ends at the level at which its root-mean-square is 0.1 rms, though not
+    outside 0.03 to 0.5 rms; elsewhere it ends at 0.03 rms. Levels are equally spaced in log sigma.
     """
 
     guidance: BridgeGuidance
@@ -28,24 +36,26 @@ class GaussianBridge(Guided):
         *,
         relinearise: int = 3,
         sweeps: int = 10,
+        corrected: bool = False,
         iterations: int = 200,
         tolerance: float = 1e-3,
         schedule: Schedule | None = None,
         sigma_max: float | None = None,
         sigma_min: float | None = None,
     ) -> None:
-        guidance = BridgeGuidance(iterations, tolerance, relinearise, sweeps)
+        guidance = BridgeGuidance(iterations, tolerance, relinearise, sweeps, corrected)
         super().__init__(guidance, Ancestral(), steps, schedule or LogUniform(), sigma_max, sigma_min)
 
     def levels(self, problem: Problem) -> list[float]:
         """See `Guided.levels`."""
-        rms = problem.prior.rms
-        top = self.sigma_max if self.sigma_max is not None else min(2 * rms, problem.prior.sigma_max)
-        low = self.sigma_min if self.sigma_min is not None else max(0.03 * rms, problem.prior.sigma_min)
+        prior = problem.prior
+        top = self.sigma_max if self.sigma_max is not None else min(2 * prior.rms, prior.sigma_max)
+        low = self.sigma_min if self.sigma_min is not None else max(_lowest(problem), prior.sigma_min)
         return self.schedule(self.steps, top, low)
 
     def init(self, problem: Problem, noise: Noise) -> State:
         """See `Sampler.init`."""
+        self.guidance.covariance(problem, self.levels(problem)[0])  # what is wrong with it is said before the first call
         x0 = self.guidance.first(problem, noise)
         return State(x0 + self.levels(problem)[0] * noise(), memory=x0)
 
@@ -56,3 +66,19 @@ class GaussianBridge(Guided):
         denoiser = partial(self.guidance, problem, last=state.memory)
         x, x0 = self.integrator.step(denoiser, state.x, sigma, sigma_next, noise, None)
         return replace(state, x=x, index=state.index + 1, memory=x0), {"sigma": sigma_next}
+
+
+def _lowest(problem: Problem) -> float:
+    """The noise level below which the denoiser's error is taken to be Gaussian."""
+    reference, rms = reference_of(problem), problem.prior.rms
+    key = "lowest level of the bridge"
+    if key not in problem.memo:
+        low, high = LOWEST[0] * rms, LOWEST[1] * rms
+        if reference.measured:
+            # the root-mean-square error rises with sigma: bisection in log sigma
+            for _ in range(20):
+                middle = (low * high) ** 0.5
+                small = reference.error_covariance(problem.event_shape, middle).mean_variance < (SETTLED * rms) ** 2
+                low, high = (middle, high) if small else (low, middle)
+        problem.memo[key] = low
+    return problem.memo[key]
