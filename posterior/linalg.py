@@ -24,7 +24,15 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(1, dtype=torch.float64).reshape(-1, *[1] * (a.ndim - 1))
 
 
-def cg(apply: Apply, b: Tensor, *, iterations: int, stop: float = 0.0, start: Tensor | None = None) -> tuple[Tensor, int]:
+def cg(
+    apply: Apply,
+    b: Tensor,
+    *,
+    iterations: int,
+    stop: float = 0.0,
+    start: Tensor | None = None,
+    precondition: Apply | None = None,
+) -> tuple[Tensor, int]:
     """Conjugate gradients for symmetric positive definite systems (Hestenes, Stiefel 1952).
 
     Args:
@@ -34,6 +42,7 @@ def cg(apply: Apply, b: Tensor, *, iterations: int, stop: float = 0.0, start: Te
         stop: An item stops once its residual norm is below this. A stop test makes an item's answer jump with rounding,
             so where draws must not depend on their batch it is left at 0 and ``iterations`` says how many.
         start: First guess, zero where None.
+        precondition: A rough inverse of the matrix, symmetric and positive definite; none where None.
 
     Returns:
         The solutions and the iterations run. An item along which the matrix turns out not to be positive stops where it
@@ -41,8 +50,9 @@ def cg(apply: Apply, b: Tensor, *, iterations: int, stop: float = 0.0, start: Te
     """
     x = torch.zeros_like(b) if start is None else start.clone()
     r = b.clone() if start is None else b - apply(x)
-    p = r
-    rr = dot(r, r)
+    z = r if precondition is None else precondition(r)
+    p = z
+    rr, rz = dot(r, r), dot(r, z)
     # Below rounding of the right-hand side there is nothing left to gain.
     goal = torch.maximum(dot(b, b) * (0.1 * torch.finfo(b.dtype).eps) ** 2, torch.as_tensor(stop**2))
     for k in range(iterations):
@@ -53,13 +63,15 @@ def cg(apply: Apply, b: Tensor, *, iterations: int, stop: float = 0.0, start: Te
         curvature = dot(p, q)
         live = live & (curvature > 0) & torch.isfinite(curvature)
         q = torch.where(live, q, 0.0)
-        step = torch.where(live, rr / curvature.clamp_min(1e-300), 0.0).to(b.dtype)
+        step = torch.where(live, rz / curvature.clamp_min(1e-300), 0.0).to(b.dtype)
         x = x + step * p
         r = r - step * q
-        fresh = dot(r, r)
-        beta = torch.where(live, fresh / rr.clamp_min(1e-300), 0.0).to(b.dtype)
-        p = r + beta * p
-        rr = torch.where(live, fresh, torch.zeros_like(rr))
+        z = r if precondition is None else precondition(r)
+        rr = torch.where(live, dot(r, r), torch.zeros_like(rr))
+        fresh = rr if precondition is None else dot(r, z)
+        beta = torch.where(live, fresh / rz.clamp_min(1e-300), 0.0).to(b.dtype)
+        p = z + beta * p
+        rz = fresh
     return x, iterations
 
 

@@ -82,7 +82,14 @@ class Problem:
         mean = mean.to(white) if isinstance(mean, Tensor) else mean
         return mean + reference.covariance(self.event_shape).plus_white(sigma**2).sqrt(white)
 
-    def iterations_for(self, key: Hashable, pilot: Callable[[], tuple[Apply, Tensor]], stop: float, limit: int) -> int:
+    def iterations_for(
+        self,
+        key: Hashable,
+        pilot: Callable[[], tuple[Apply, Tensor]],
+        stop: float,
+        limit: int,
+        precondition: Apply | None = None,
+    ) -> int:
         """Conjugate-gradient iterations of a typical right-hand side, found once and then used for all draws.
 
         A stop test on each draw would let rounding, and so the batch, decide how many iterations a draw gets.
@@ -92,10 +99,11 @@ class Problem:
             pilot: Returns the matrix and a right-hand side (1, *shape) that looks like those of the draws; called once.
             stop: Residual norm to reach.
             limit: Iterations at most.
+            precondition: See `cg`.
         """
         if key not in self.memo:
             system, typical = pilot()
-            self.memo[key] = max(1, cg(system, typical, iterations=limit, stop=stop)[1])
+            self.memo[key] = max(1, cg(system, typical, iterations=limit, stop=stop, precondition=precondition)[1])
         return self.memo[key]
 
 

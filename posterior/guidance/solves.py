@@ -24,6 +24,7 @@ from posterior.svd import LARGEST_MATRIX, matrix_free_system, whitened_matrix
 # Most data whose covariance is factorised, and how many such matrices are kept.
 FEW = 512
 KEPT = 64
+PROBES = 6
 # Drawn variances spread about those of the Gaussian that stands in for the law: by this factor either way, on a pilot.
 SPREAD = 4.0
 
@@ -149,10 +150,39 @@ def _iterative(
         return system(near, noise), root(near.vjp(like.reach / noise * (near.jvp(field) + eta)))
 
     stop = tolerance * math.prod(problem.event_shape) ** 0.5
-    count = problem.iterations_for((key, variance is None), pilot, stop, iterations)
+    precondition = _fourier_preconditioner(problem, cov, residual)
+    count = problem.iterations_for((key, variance is None), pilot, stop, iterations, precondition)
     noise = like.variance if variance is None else variance
     right = root(lin.vjp(like.reach / noise * residual))
-    return root(cg(system(lin, noise), right, iterations=count)[0])
+    return root(cg(system(lin, noise), right, iterations=count, precondition=precondition)[0])
+
+
+def _fourier_preconditioner(problem: Problem, cov: Covariance, like: Tensor) -> Apply | None:
+    """w -> (I + E G)^-1 w for C diagonal in Fourier space, G the diagonal of A^T R^-1 A there; None elsewhere.
+
+    The diagonal is that of random probes, <F v, F A^T R^-1 A v>, averaged over them, channels and neighbouring frequencies
+    (Bekas, Kokiopoulou, Saad. An estimator for the diagonal of a matrix. 2007).
+    """
+    likelihood, basis = problem.likelihood, cov.basis
+    if not (likelihood.model.linear and isinstance(basis, FourierBasis) and basis.ndim == 2):
+        return None
+
+    def diagonal() -> Tensor:
+        lin = likelihood.model.linearise(likelihood.y.new_zeros(1, *problem.event_shape))
+        information = information_operator(likelihood, lin)
+        total = torch.zeros(())
+        for seed in range(PROBES):
+            v = pilot_noise(problem.event_shape, likelihood.y, 10 + seed)
+            seen, sent = (torch.fft.fft2(u, norm="ortho").flatten(0, -3) for u in (information(v), v))
+            total = total + (seen * sent.conj()).real.mean(0) / PROBES
+        around = torch.nn.functional.pad(total[None, None], (2, 2, 2, 2), mode="circular")
+        return torch.nn.functional.avg_pool2d(around, 5, 1)[0, 0].clamp_min(0)
+
+    key = "diagonal of the information"
+    if key not in problem.memo:
+        problem.memo[key] = diagonal()
+    weights = 1 / (1 + basis.fold(cov.eigenvalues.to(like) * problem.memo[key].to(like)))
+    return lambda w: basis.synthesise(weights * basis.analyse(w), w.shape)
 
 
 def information_operator(

@@ -1,0 +1,231 @@
+"""What `GaussianBridge` must show: ``python -m benchmarks.bridge [PART ...]``, parts field, mixture, mri, downscale.
+
+Writes benchmarks/results/bridge.json, row by row, and the tables of docs/gaussian-bridge.md. Rows already in the file are not
+computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import posterior
+from benchmarks.exact.scores import scores
+from benchmarks.exact.suites import SUITES, build_case
+from benchmarks.harness.markdown import fill, markdown
+from benchmarks.mri import colin27
+from benchmarks.problems.random_field import OPERATORS, random_field
+from posterior._memory import keep_large_blocks
+from posterior.recipes.mri.results import head_mask
+from posterior.recipes.mri.simulation import NOISE
+from posterior.uncertainty.scores import crps_members
+
+RESULTS = Path(__file__).parent / "results" / "bridge.json"
+PAGE = Path(__file__).parent.parent / "docs" / "gaussian-bridge.md"
+Row = dict[str, Any]
+Job = tuple[str, Callable[[], Row]]
+
+
+def field_jobs(draws: int = 4000) -> Iterator[Job]:
+    """Gaussian random fields, whose posterior is known: 32 x 32, noise 0.05, at 1, 5 and 10 steps."""
+    for operator in OPERATORS:
+        for steps in (1, 5, 10):
+            yield f"{operator}, {steps} steps", lambda o=operator, s=steps: _field(o, s, draws)
+
+
+def _field(operator: str, steps: int, draws: int) -> Row:
+    problem = random_field(operator)
+    exact = posterior.exact_posterior(problem.prior, problem.likelihood)
+    began = time.monotonic()
+    sampler = posterior.GaussianBridge(steps)
+    found = posterior.sample(problem.prior, problem.likelihood, sampler, draws=draws, seed=1, batch_size=500)
+    seconds = time.monotonic() - began
+    ratio = (found.std.double() / exact.std).flatten() * (1 + 1 / (4 * draws))
+    bias2 = float(((found.mean.double() - exact.mean) / exact.std).square().mean()) - 1 / draws
+    # The 90 % point of the Monte-Carlo error of one pixel's standard deviation is 1.645 / sqrt(2 n).
+    worst2 = float((ratio - 1).abs().quantile(0.9)) ** 2 - 1.645**2 / (2 * draws)
+    return {
+        "operator": operator,
+        "steps": steps,
+        "draws": draws,
+        "bias": max(bias2, 0.0) ** 0.5,
+        "std_ratio": float(ratio.mean()),
+        "worst_std": max(worst2, 0.0) ** 0.5,
+        "seconds_a_draw": seconds / draws,
+    }
+
+
+def mixture_jobs(problems: int = 4) -> Iterator[Job]:
+    """Mixtures of 25 Gaussians: the kernel as proposal and twist of particles, and alone."""
+    methods = {
+        "TDS": posterior.TDS(),
+        'TDS(twist="reference")': posterior.TDS(twist="reference"),
+        "GaussianBridge": posterior.GaussianBridge(),
+        "GaussianBridge, 100 steps": posterior.GaussianBridge(100),
+    }
+    for cell in SUITES["mixture"].cells:
+        for name, sampler in methods.items():
+            yield f"{cell}, {name}", lambda c=cell, n=name, s=sampler: _mixture(c, n, s, problems)
+
+
+def _mixture(cell: str, name: str, sampler: Any, problems: int) -> Row:
+    rows, facts = [], []
+    for k in range(problems):
+        case = build_case(SUITES["mixture"], cell, k)
+        found = posterior.sample(case.given.prior, case.given.likelihood, sampler, draws=case.draws, batch_size=case.draws)
+        weights = None if found.log_weights is None else torch.softmax(found.log_weights, 0)
+        rows.append(scores(found.samples, weights, case.yardstick, case.floor))
+        if found.stats.ess is not None:
+            exact = posterior.exact_posterior(case.given.prior, case.given.likelihood).log_evidence
+            facts.append((found.stats.ess[0] / case.draws, found.stats.log_evidence[0] - float(exact)))
+    mean = {k: float(np.mean([r[k] for r in rows])) for k in ("ratio", "bias2", "std_ratio", "coverage90")}
+    mean["bias"] = max(mean.pop("bias2"), 0.0) ** 0.5
+    if facts:
+        mean |= {"ess": float(np.mean([f[0] for f in facts])), "log_evidence": float(np.mean([f[1] for f in facts]))}
+    return {"cell": cell, "method": name, "problems": problems, "nfe": sampler.steps, **mean}
+
+
+def mri_jobs(side: int = 64, slices: int = 10, dear: int = 2) -> Iterator[Job]:
+    """The middle of ten colin27 slices, 4x with 8 coils, maps and noise known; the dear samplers on the first of them."""
+    for i in range(slices):
+        yield f"GaussianBridge, slice {i}", lambda i=i: _mri(i, side, "GaussianBridge", posterior.GaussianBridge(), 20)
+    for name, sampler in (("MMPS", posterior.MMPS(64)), ("DPS", posterior.DPS(1000))):
+        for i in range(dear):
+            yield f"{name}, slice {i}", lambda i=i, n=name, s=sampler: _mri(i, side, n, s, 4)
+
+
+def mri_likelihood(index: int, side: int) -> tuple[posterior.GaussianLikelihood, Tensor]:
+    """A likelihood whose coil maps and noise are known, and the true magnitude (side, side)."""
+    import operators
+
+    full = colin27(index)
+    low = (len(full) - side) // 2
+    magnitude = full[low : low + side, low : low + side]
+    magnitude = magnitude / np.percentile(magnitude.numpy(), 99)
+    g = torch.Generator().manual_seed(index)
+    maps = operators.birdcage_maps(8, (side, side))
+    maps = maps / maps.abs().square().sum(0).sqrt()
+    y, x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")
+    a, b, c = torch.randn(3, generator=g)
+    angle = a * x + b * y + c * x * y
+    image = torch.stack([magnitude * angle.cos(), magnitude * angle.sin()])[None].float()
+    operator = operators.MultiCoilMRI(mask=operators.cartesian_mask((side, side), 4.0, seed=index), coil_maps=maps)
+    clean = operator.A(image)
+    data = clean + NOISE * torch.randn(clean.shape, generator=g) * (clean != 0)
+    return posterior.GaussianLikelihood(operator, data, NOISE), magnitude
+
+
+def _mri(index: int, side: int, name: str, sampler: Any, draws: int) -> Row:
+    likelihood, truth = mri_likelihood(index, side)
+    prior = posterior.load_prior("brain-mri")
+    found = posterior.sample(
+        prior, likelihood, sampler, draws=draws, batch_size=4, event_shape=(2, side, side), dtype=torch.float32
+    )
+    head = head_mask(truth)
+    size = torch.linalg.vector_norm(found.samples, dim=1)[:, head]
+    inside = truth[head]
+    row = {
+        "method": name,
+        "slice": index,
+        "draws": draws,
+        "crps": fair_crps(size, inside),
+        "crps4": fair_crps(size[:4], inside),
+        "error_over_std": float((size.mean(0) - inside).square().mean().sqrt() / (size.var(0).mean() * (1 + 1 / draws)).sqrt()),
+        "nfe": found.stats.nfe,
+        "vjps": found.stats.vjps,
+        "seconds_a_draw": found.stats.seconds / draws,
+    }
+    if draws >= 19:
+        ordered = size.sort(0).values
+        low, high = round(0.05 * (draws + 1)), round(0.95 * (draws + 1))
+        row["coverage"] = float(((inside >= ordered[low - 1]) & (inside <= ordered[high - 1])).float().mean())
+        row["nominal"] = (high - low) / (draws + 1)
+    return row
+
+
+def fair_crps(draws: Tensor, truth: Tensor) -> float:
+    """Fair CRPS of draws (N, ...), averaged over all points."""
+    return float(crps_members(torch.cat([truth[None], draws]))[0])
+
+
+def field_table(rows: list[Row]) -> list[str]:
+    """Bias and spread."""
+    body = [
+        (r["operator"], str(r["steps"]), f"{r['bias']:.4f}", f"{r['std_ratio']:.4f}", f"{100 * r['worst_std']:.1f} %")
+        for r in rows
+    ]
+    return markdown(("operator", "steps", "bias / posterior std", "std / posterior std", "worst decile off by"), body)
+
+
+def mixture_table(rows: list[Row]) -> list[str]:
+    """Distance to the posterior and what the particles say of themselves."""
+    head = ("cell", "method", "W2 over floor", "bias / std", "std ratio", "coverage of 90 %", "ESS / N", "log-evidence error")
+    body = []
+    for r in rows:
+        facts = (f"{r['ess']:.2f}", f"{r['log_evidence']:+.3f}") if "ess" in r else ("", "")
+        numbers = (f"{r['ratio']:.2f}", f"{r['bias']:.3f}", f"{r['std_ratio']:.3f}", f"{r['coverage90']:.3f}")
+        body.append((r["cell"], f"`{r['method']}`", *numbers, *facts))
+    return markdown(head, body)
+
+
+def mri_table(rows: list[Row]) -> list[str]:
+    """Means over slices, and over those that the dear samplers were given."""
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    counts = {m: [r["slice"] for r in rows if r["method"] == m] for m in methods}
+    dear = set.intersection(*(set(v) for v in counts.values())) if len(methods) > 1 else set()
+    groups = [(m, counts[m]) for m in methods if set(counts[m]) != dear] + [(m, sorted(dear)) for m in methods if dear]
+    body = []
+    for method, slices in groups:
+        these = [r for r in rows if r["method"] == method and r["slice"] in slices]
+        mean = {k: float(np.mean([r[k] for r in these])) for k in ("crps4", "error_over_std", "nfe", "vjps", "seconds_a_draw")}
+        covered = [r["coverage"] for r in these if "coverage" in r]
+        share = f"{100 * float(np.mean(covered)):.1f} %" if covered else ""
+        numbers = (f"{mean['crps4']:.5f}", share, f"{mean['error_over_std']:.2f}")
+        cost = (f"{mean['nfe']:.0f} + {mean['vjps']:.0f}", f"{mean['seconds_a_draw']:.1f}")
+        body.append((method, str(len(slices)), *numbers, *cost))
+    head = ("method", "slices", "fair CRPS of 4 draws", "coverage of 90 %", "error / std", "calls + backward", "seconds a draw")
+    return markdown(head, body)
+
+
+PARTS: dict[str, tuple[Callable[[], Iterator[Job]], Callable[[list[Row]], list[str]]]] = {
+    "field": (field_jobs, field_table),
+    "mixture": (mixture_jobs, mixture_table),
+    "mri": (mri_jobs, mri_table),
+}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=list(PARTS), help="all of them if none is named")
+    args = parser.parse_args()
+    keep_large_blocks()
+    for part in args.parts:
+        jobs, _ = PARTS[part]
+        for name, job in jobs():
+            kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+            if name in kept.get(part, {}):
+                continue
+            row = job()
+            print(part, name, row, flush=True)
+            # read again: another process may have written its own part
+            kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+            kept.setdefault(part, {})[name] = row
+            RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+    kept = json.loads(RESULTS.read_text())
+    if PAGE.exists():
+        PAGE.write_text(
+            fill(PAGE.read_text(), {p: table(list(kept[p].values())) for p, (_, table) in PARTS.items() if p in kept})
+        )
+
+
+if __name__ == "__main__":
+    main()
