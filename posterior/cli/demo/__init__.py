@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from posterior.cli.demo.deblur import deblur
 from posterior.cli.demo.mri import mri
 from posterior.cli.demo.weather import weather
 
@@ -40,6 +41,7 @@ DEMOS = {
         "The same slice from 8x undersampled k-space.",
         {"acceleration": 8.0, "output": "posterior-demo-mri-8x.nc"},
     ),
+    "deblur": Demo(deblur, "Galaxies seen through a point-spread function of the Hubble telescope."),
     "weather": Demo(weather, "A pressure map of the North Atlantic from 30 stations."),
 }
 
