@@ -93,8 +93,8 @@ def _mixture(cell: str, name: str, sampler: Any, problems: int) -> Row:
     return {"cell": cell, "method": name, "problems": problems, "nfe": sampler.steps, **mean}
 
 
-def mri_jobs(side: int = 64, slices: int = 10, dear: int = 2) -> Iterator[Job]:
-    """The middle of ten colin27 slices, 4x with 8 coils, maps and noise known; the dear samplers on the first of them."""
+def mri_jobs(side: int = 48, slices: int = 10, dear: int = 1) -> Iterator[Job]:
+    """The middle of ten colin27 slices, 4x with 8 coils, maps and noise known; the dear samplers on the first."""
     for i in range(slices):
         yield f"GaussianBridge, slice {i}", lambda i=i: _mri(i, side, "GaussianBridge", posterior.GaussianBridge(), 20)
     for name, sampler in (("MMPS", posterior.MMPS(64)), ("DPS", posterior.DPS(1000))):
