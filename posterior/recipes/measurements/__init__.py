@@ -1,0 +1,6 @@
+"""A prior from measurements alone: no clean field is ever seen."""
+
+from posterior.recipes.measurements.gaussian import GaussianFit, fit_gaussian
+from posterior.recipes.measurements.laps import Lap, learn_prior
+
+__all__ = ["GaussianFit", "Lap", "fit_gaussian", "learn_prior"]
