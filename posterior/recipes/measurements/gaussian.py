@@ -14,7 +14,7 @@ from torch import Tensor
 from posterior.likelihoods import GaussianLikelihood, Likelihood
 from posterior.priors.base import Affine
 from posterior.priors.covariance import covariance_of
-from posterior.priors.reference import GaussianReference
+from posterior.priors.reference import EOFReference, GaussianReference
 
 MOST_UNKNOWNS = 4096
 CHUNK = 32
@@ -38,6 +38,13 @@ class GaussianFit:
     def reference(self) -> GaussianReference:
         """The fit as a reference Gaussian."""
         return GaussianReference(self.mean, covariance_of(tuple(self.mean.shape), self.covariance))
+
+    @property
+    def eofs(self) -> EOFReference:
+        """C alone in its own EOFs, for coordinates from which the mean was taken: what can carry an error spectrum."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        floor = 1e-9 * float(values.mean())
+        return EOFReference(vectors.flip(1), values.flip(0).clamp_min(floor), floor, tuple(self.mean.shape))
 
 
 def fit_gaussian(
@@ -77,9 +84,7 @@ def fit_gaussian(
     n = math.prod(event_shape)
     if not likelihoods or n > MOST_UNKNOWNS:
         raise ValueError(f"fit_gaussian: {len(likelihoods)} data of {n} unknowns; wanted data, and {MOST_UNKNOWNS} at most")
-    data = [
-        _Measured.of(like, event_shape, Affine() if affines is None else affines[i]) for i, like in enumerate(likelihoods)
-    ]
+    data = [_Measured.of(like, event_shape, Affine() if affines is None else affines[i]) for i, like in enumerate(likelihoods)]
     mean, cov = np.zeros(n), start * np.eye(n)
     evidence = []
     for lap in range(laps + 1):

@@ -24,7 +24,7 @@ from posterior.priors.base import Prior
 from posterior.priors.network import NetworkPrior
 from posterior.priors.training import TrainingSettings, batches_of, train
 from posterior.samplers.base import Sampler
-from posterior.samplers.guided import GaussianBridge
+from posterior.samplers.bridge import GaussianBridge
 
 KEEP_EVERY = 50
 
@@ -188,4 +188,3 @@ class _Expectation:
         partial = path.with_suffix(".partial")
         save_file({k: v.contiguous() for k, v in finished.items()}, partial, metadata=self._about())
         partial.replace(path)
-
