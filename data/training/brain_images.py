@@ -22,6 +22,7 @@ TRAINING_SUBJECTS: dict[str, tuple[str, ...]] = {
     "seg3d": ("seg3d-t1",),
     "stroke": ("stroke-t1", "stroke-t2", "stroke-flair"),
 }
+HELD_OUT = {"colin27": ("colin27",)}
 # The template is an average of many heads and hence smooth: it is drawn less often than the single scans.
 SUBJECT_WEIGHTS = {"icbm152": 0.2, "seg3d": 0.5, "stroke": 0.3}
 
@@ -157,13 +158,18 @@ class BrainImages:
         seed: Image i of a seed is always the same.
         sizes: Side of the images of a batch and how many there are, with the probability of each.
         sharp: Whether a third of the planes are native and the others may be sharpened.
+        held_out: Images of the held-out subject instead, for checks.
     """
 
-    def __init__(self, seed: int, sizes: tuple[tuple[int, int, float], ...], sharp: bool = True) -> None:
+    def __init__(
+        self, seed: int, sizes: tuple[tuple[int, int, float], ...], sharp: bool = True, held_out: bool = False
+    ) -> None:
         self.sharp = sharp
         self.seed = seed
         self.sizes = sizes
-        self.subjects = {name: Subject.load(files) for name, files in TRAINING_SUBJECTS.items()}
+        files = HELD_OUT if held_out else TRAINING_SUBJECTS
+        self.subjects = {name: Subject.load(entries) for name, entries in files.items()}
+        self.weights = [1.0] if held_out else [SUBJECT_WEIGHTS[name] for name in files]
 
     def __call__(self, step: int) -> Tensor:
         """The batch of training step ``step``."""
@@ -175,7 +181,7 @@ class BrainImages:
         """One image (2, size, size)."""
         names = list(self.subjects)
         for _ in range(20):
-            subject = self.subjects[names[int(rng.choice(len(names), p=[SUBJECT_WEIGHTS[n] for n in names]))]]
+            subject = self.subjects[names[int(rng.choice(len(names), p=self.weights))]]
             native = self.sharp and rng.random() < 0.35
             magnitude = contrast((native_plane if native else plane)(subject, size, rng), rng)
             if self.sharp and rng.random() < (0.3 if native else 0.8):

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from posterior.cli import assimilate, calibrate, demo, priors, reconstruct, report, train
+from posterior.cli import assimilate, calibrate, check_prior, demo, priors, reconstruct, report, train
 
 app = typer.Typer(
     name="posterior",
@@ -31,6 +31,7 @@ app.command("reconstruct")(reconstruct.reconstruct)
 app.command("priors")(priors.priors)
 app.command("report")(report.report)
 app.command("train")(train.train)
+app.command("check-prior")(check_prior.check_prior)
 
 
 def _version(wanted: bool) -> None:

@@ -212,13 +212,12 @@ def _standard(prior: Prior, fields: Tensor, dates: Sequence[Any] | None, what: s
     if not torch.isfinite(fields).all():
         raise ValueError(f"check_prior: {what} has values that are not finite")
     prior.check_event(tuple(fields.shape[1:]), f"check_prior, {what}:")
-    calendar: Any = prior
     if dates is None:
         return prior.affine.to_standard(fields.double()).float()
-    if len(dates) != len(fields) or not hasattr(prior, "on"):
-        raise ValueError(f"check_prior: {len(dates)} dates for {len(fields)} fields of {what}, or a prior without a calendar")
+    if len(dates) != len(fields):
+        raise ValueError(f"check_prior: {len(dates)} dates for {len(fields)} fields of {what}")
     pairs = zip(fields.double(), dates, strict=True)
-    return torch.stack([calendar.on(day).affine.to_standard(x) for x, day in pairs]).float()
+    return torch.stack([prior.on(day).affine.to_standard(x) for x, day in pairs]).float()
 
 
 def _levels(prior: Prior, low: float, high: float, count: int) -> Tensor:

@@ -1,0 +1,129 @@
+"""``posterior check-prior``."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from posterior.cli._common import BatchOption, SeedOption, notes, one_sentence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from posterior.priors.base import Prior
+
+
+def check_prior(
+    prior: Annotated[str, typer.Argument(help="A bundled prior, or a folder in diffusers' format.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of a training run, whose data.develop are the held-out fields and data.train the others."),
+    ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Instead of --data: fields (n, channels, height, width) in a .npy, physical units.")
+    ] = None,
+    training: Annotated[Path | None, typer.Option(help="With --held-out: the training fields, or many of them.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for check.md, check.json and the figures; NAME-check if not given.")
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Unconditional draws.", min=4)] = 128,
+    steps: Annotated[int, typer.Option(help="Network calls of each.", min=2)] = 32,
+    block: Annotated[int | None, typer.Option(help="Held-out fields in a row that count as one; 10 days.", min=1)] = None,
+    most: Annotated[int, typer.Option(help="Held-out fields at most, evenly spaced.", min=4)] = 400,
+    batch_size: BatchOption = 16,
+    seed: SeedOption = 0,
+) -> None:
+    """Ask whether a prior is a good one: denoising, draws, memorisation, and the Jacobian of its denoiser."""
+    with one_sentence(), notes():
+        import posterior
+        from posterior.uncertainty import check_prior as examine
+
+        if (data is None) == (held_out is None):
+            raise ValueError("check-prior: wanted one of --data and --held-out")
+        network = posterior.load_prior(prior)
+        folder = output or Path(f"{network.name}-check")
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"{folder} is a file; wanted a folder")
+        if data is not None:
+            held, known, dates, days = _gridded(network, data, most)
+        else:
+            assert held_out is not None
+            held, known, dates, days = _array(held_out), None if training is None else _array(training), None, 1
+            held = held[_spaced(len(held), most)]
+        with _bar() as report:
+            found = examine(
+                network,
+                held,
+                known,
+                dates=dates,
+                draws=draws,
+                steps=steps,
+                block=block or days,
+                batch_size=batch_size,
+                seed=seed,
+                progress=report,
+            )
+        page = found.save(folder)
+    for verdict in found.verdicts:
+        typer.echo(str(verdict))
+    typer.echo(f"wrote {page}")
+    if found.grade == "fail":
+        raise typer.Exit(1)
+
+
+def _array(path: Path) -> Tensor:
+    import numpy as np
+    import torch
+
+    if path.suffix != ".npy":
+        raise ValueError(f"{path}: wanted fields (n, channels, height, width) in a .npy; gridded data come with --data")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    array = np.load(path, allow_pickle=False)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{path}: holds {array.dtype}; wanted real numbers")
+    return torch.from_numpy(array)
+
+
+def _gridded(prior: Prior, config: Path, most: int) -> tuple[Tensor, Tensor, Any, int]:
+    """Held-out and training fields, their dates for a prior with a calendar, and how many held-out fields count as one."""
+    from posterior.recipes.training import read_config
+    from posterior.recipes.training.data import load_fields
+
+    fields = load_fields(read_config(config).data, config.parent)
+    rows = _spaced(len(fields.develop), most)
+    dates = None
+    if prior.climatology is not None:
+        if fields.times is None or fields.develop_times is None:
+            raise ValueError(f"{config}: fields without times; prior '{prior.name}' has a calendar")
+        dates = (fields.develop_times[rows.numpy()], fields.times)
+    apart = max(1, len(fields.develop) // max(1, len(rows)))
+    return fields.develop[rows], fields.train, dates, 1 if fields.times is None else max(1, round(10 / apart))
+
+
+def _spaced(count: int, most: int) -> Tensor:
+    import torch
+
+    return torch.arange(count) if count <= most else torch.linspace(0, count - 1, most).round().long()
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[str, float], None]]:
+    # rich draws from Python's global generator, as it is imported and as it styles text.
+    state = random.getstate()
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:>9}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=Console(file=sys.stderr)) as bar:
+            task = bar.add_task("denoising", total=1.0)
+            yield lambda what, share: bar.update(task, description=what, completed=share)
+    finally:
+        random.setstate(state)
