@@ -44,10 +44,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name")
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--held-out", type=int, default=64)
-    parser.add_argument("--training", type=int, default=400)
-    parser.add_argument("--draws", type=int, default=48)
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--held-out", type=int, default=40)
+    parser.add_argument("--training", type=int, default=240)
+    parser.add_argument("--draws", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
     keep_large_blocks()
     torch.set_num_threads(1)
@@ -60,8 +60,8 @@ def main() -> None:
         training,
         draws=args.draws,
         steps=args.steps,
-        jacobian_fields=4,
-        jacobian_levels=4,
+        jacobian_fields=3,
+        jacobian_levels=3,
         progress=lambda what, share: print(f"{what} {100 * share:.0f} %", flush=True),
     )
     check.save(FOLDER / args.name)
