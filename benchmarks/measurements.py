@@ -1,8 +1,8 @@
 """A prior of pressure fields from measurements alone, beside priors that saw clean fields.
 
-``python -m benchmarks.measurements --run RUN``: every fourth day of 2001-2008 (without August 2005) is seen through another random
-fifth of its grid points, with noise of 0.5 hPa; nothing else of those years is used, the climatology and the scale
-included. Scored on 2009: the denoising error, and the CRPS of reconstructions from a random fifth.
+``python -m benchmarks.measurements --run RUN``: every fourth day of 2001-2008 (without August 2005) is seen through
+another random fifth of its grid points, with noise of 0.5 hPa; climatology and scale come from the same measurements.
+Scored on 2009: the denoising error, and the CRPS of reconstructions from a random fifth.
 """
 
 from __future__ import annotations

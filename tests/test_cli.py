@@ -106,6 +106,45 @@ def _refused(result, folder, *words, left=()):
 # what works
 
 
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory, prior_folder):
+    """Held-out and training fields of the Gaussian in `prior_folder`, in its units."""
+    folder, shape = tmp_path_factory.mktemp("fields"), (2, 16, 16)
+    white = torch.randn(28, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = (0.3 * posterior.load_prior(prior_folder).reference.covariance(shape).sqrt(white)).numpy()
+    np.save(folder / "held.npy", x[:12])
+    np.save(folder / "train.npy", x[12:])
+    return folder
+
+
+def test_check_prior(here, prior_folder, fields):
+    quick = ["--draws", 6, "--steps", 3]
+    result = _run("check-prior", prior_folder, "--held-out", fields / "held.npy", "--training", fields / "train.npy", *quick)
+    assert result.exit_code in (0, 1), result.output  # three steps from sigma 20 are too few
+    assert sorted(p.name for p in (here / "small-check").iterdir()) == [
+        "check-fields.png",
+        "check.json",
+        "check.md",
+        "check.png",
+    ]
+    for words in ("denoising: PASS. No worse than", "symmetry: PASS", "memorisation: ", "wrote small-check/check.md"):
+        assert words in result.stdout
+    assert (result.exit_code == 1) == ("FAIL" in result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "wanted one of --data and --held-out"),
+        (["--held-out", "no.npy"], "no.npy: there is no such file"),
+        (["--held-out", "no.nc"], "gridded data come with --data"),
+        (["--data", "no.toml"], "no.toml: there is no such file"),
+    ],
+)
+def test_check_prior_refuses(here, prior_folder, options, words):
+    _refused(_run("check-prior", prior_folder, *options), here, words)
+
+
 def test_reconstruct_npy(here, npy, prior_folder):
     options = ["--draws", 20, "--batch-size", 20, "--steps", 1, "--check", "--seed", 3]
     result = _run("reconstruct", npy, "--prior", prior_folder, *options)
