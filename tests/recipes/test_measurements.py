@@ -123,7 +123,7 @@ def start(likelihoods):
     return make
 
 
-QUICK = posterior.GaussianBridge(steps=2)
+LAPS = {"laps": 2, "per_lap": 12, "batch": 4, "sampler": posterior.GaussianBridge(steps=2)}
 SETTINGS = TrainingSettings(steps=4, warmup=1, bfloat16=False, checkpoint_every=2)
 
 
@@ -170,6 +170,6 @@ class TestLaps:
             learn_prior(likelihoods, start(), SETTINGS, tmp_path, batch=16)
         with pytest.raises(ValueError, match="3 dates for 24 data"):
             learn_prior(likelihoods, start(), SETTINGS, tmp_path, batch=4, dates=["2001-01-01"] * 3)
-        learn_prior(likelihoods, start(), SETTINGS, tmp_path, laps=1, per_lap=8, batch=4, sampler=QUICK)
+        learn_prior(likelihoods, start(), SETTINGS, tmp_path, **LAPS | {"laps": 1})
         with pytest.raises(SamplingError, match="holds draws of another run"):
             self.learn(likelihoods, start(), tmp_path, seed=1)
