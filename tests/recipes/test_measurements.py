@@ -130,9 +130,7 @@ SETTINGS = TrainingSettings(steps=4, warmup=1, bfloat16=False, checkpoint_every=
 class TestLaps:
     def learn(self, likelihoods, prior, folder, **options):
         told = []
-        learn_prior(
-            likelihoods, prior, SETTINGS, folder, laps=2, per_lap=12, batch=4, sampler=QUICK, progress=told.append, **options
-        )
+        learn_prior(likelihoods, prior, SETTINGS, folder, **LAPS, progress=told.append, **options)
         return prior.network.state_dict(), told
 
     def test_a_run_that_was_stopped_ends_with_the_same_weights(self, likelihoods, start, tmp_path):
@@ -147,9 +145,7 @@ class TestLaps:
                 raise Stop
 
         with pytest.raises(Stop):
-            learn_prior(
-                likelihoods, start(), SETTINGS, tmp_path / "b", laps=2, per_lap=12, batch=4, sampler=QUICK, progress=stop
-            )
+            learn_prior(likelihoods, start(), SETTINGS, tmp_path / "b", **LAPS, progress=stop)
         resumed, _ = self.learn(likelihoods, start(), tmp_path / "b")
         for name, tensor in whole.items():
             torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0)
