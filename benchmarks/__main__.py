@@ -87,6 +87,8 @@ def _methods(benchmark: Benchmark, a: argparse.Namespace) -> tuple:
         known = {m.name for m in benchmark.methods(None)}
         names = [n for n in names if n in known]
     found = benchmark.methods(names)
+    if a.quick and not (a.settings or names):
+        found = benchmark.quick_methods()
     return tuple(m for m in found if not a.settings or m.setting in a.settings)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import posterior
+from benchmarks.fields.brains import colin27
 from posterior._memory import keep_large_blocks
 from posterior.io.kspace import read_kspace
 from posterior.io.registry import fetch
@@ -30,21 +31,6 @@ RESULTS = Path(__file__).parent / "results" / "mri.json"
 PAGE = Path(__file__).parent.parent / "docs" / "results-mri.md"
 WEIGHTS = (0.003, 0.006, 0.012, 0.024)
 DRAWS = 20
-
-
-def colin27(index: int, side: int = 224) -> Tensor:
-    """Slice ``index`` of ten of the held-out brain, orientations in turn, magnitude (side, side)."""
-    import nibabel
-
-    image = nibabel.as_closest_canonical(nibabel.load(fetch("colin27")))
-    volume = np.asarray(image.dataobj, dtype=np.float32)
-    axis = index % 3
-    where = int(volume.shape[axis] * (0.35 + 0.03 * index))
-    cut = np.rot90(np.take(volume, where, axis=axis))
-    full = np.zeros((side, side), np.float32)
-    top, left = (side - cut.shape[0]) // 2, (side - cut.shape[1]) // 2
-    full[top : top + cut.shape[0], left : left + cut.shape[1]] = cut
-    return torch.from_numpy(full)
 
 
 def best_l1(problem: MRIProblem) -> tuple[float, float]:

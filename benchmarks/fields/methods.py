@@ -31,16 +31,20 @@ PEERS = {
 }
 # Methods without a backward pass and with at most a hundred network calls a draw; all others are given fewer problems.
 CHEAP = ("GaussianBridge", "DiffPIR", "DDNM", "DDRM", "deepinv DiffPIR", "deepinv DDRM", "azula DiffPIR")
-# Other budgets than the default, for the curves of accuracy against time.
+# Other budgets than the default, for the curves of accuracy against time; the first is that of quick runs.
 BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
-    "GaussianBridge": {f"{n} steps": {"steps": n} for n in (2, 4, 20, 40)},
+    "GaussianBridge": {f"{n} steps": {"steps": n} for n in (4, 2, 20, 40)},
     "DiffPIR": {f"{n} steps": {"steps": n} for n in (10, 30)},
-    "MMPS": {"16 steps": {"steps": 16}},
+    "deepinv DPS": {"50 steps": {"num_steps": 50}},
     "deepinv DiffPIR": {f"{n} steps": {"max_iter": n} for n in (10, 30)},
-    "deepinv MomentMatching": {"50 steps": {"steps": 50}},
-    "deepinv PiGDM": {"50 steps": {"steps": 50}},
+    "deepinv ULA": {"100 steps": {"max_iter": 100}},
     "azula MMPS": {f"{n} steps": {"steps": n} for n in (8, 24)},
-    "azula DiffPIR": {f"{n} steps": {"steps": n} for n in (16, 32)},
+}
+BUDGETS |= {name: {"10 steps": {"steps": 10}} for name in ("DDNM", "PiGDM", "MMPS", "TMPD", "TDS")}
+BUDGETS |= {f"azula {name}": {"16 steps": {"steps": 16}} for name in ("DPS", "PGDM", "TMPD", "DiffPIR", "TDS")}
+BUDGETS |= {
+    f"deepinv {name}": {"30 steps": {"steps": 30}}
+    for name in ("DiffusionDPS", "PiGDM", "MomentMatching", "ALD", "ScoreSDE", "ILVR")
 }
 
 
@@ -62,6 +66,13 @@ def listed(suite: Suite) -> list[Method]:
     return found
 
 
+def shortest(suite: Suite) -> list[Method]:
+    """Every method once, at its smallest budget: what a quick run is made of."""
+    first = {name: next(iter(budgets)) for name, budgets in BUDGETS.items()}
+    wanted = {m.name: m for m in listed(suite) if m.setting == first.get(m.name, m.setting)}
+    return list(wanted.values())
+
+
 def problems_of(method: Method, suite: Suite, cell: str) -> int:
     """How many problems of a cell a full run has; none where the method's settings were not tuned for it."""
     if method.name in suite.classical:
@@ -70,11 +81,9 @@ def problems_of(method: Method, suite: Suite, cell: str) -> int:
         return 0  # never tuned, or no better than the default
     if method.setting in BUDGETS.get(method.name, {}):
         return suite.few[cell]
-    return suite.problems[cell] if method.name in CHEAP and _affordable(method, suite, cell) else suite.few[cell]
-
-
-def _affordable(method: Method, suite: Suite, cell: str) -> bool:
-    return method.name == DEFAULT or suite.few[cell] > 0
+    # Where peers cannot be afforded at all, of ours the default alone runs.
+    every = method.name == DEFAULT and method.setting == "default"
+    return suite.problems[cell] if every or (method.name in CHEAP and suite.few[cell]) else suite.few[cell]
 
 
 def chosen(suite: str, cell: str, name: str) -> dict[str, Any] | None:

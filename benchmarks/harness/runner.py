@@ -56,6 +56,10 @@ class Benchmark(ABC):
     def methods(self, names: list[str] | None = None) -> list[Method]:
         """Those asked for, or all."""
 
+    def quick_methods(self) -> list[Method]:
+        """Those of a quick run."""
+        return self.methods()
+
     @abstractmethod
     def problems(self, method: Method, suite: str, cell: str) -> int:
         """How many problems a full run gives the method; none where it takes no part."""
@@ -107,9 +111,8 @@ class Plan:
 
     def _count(self, method: Method, suite: str, cell: str) -> int:
         own = self.benchmark.problems(method, suite, cell)
-        if not own:
-            return 0
-        return self.problems if self.problems is not None else 1 if self.quick else own
+        wanted = self.problems if self.problems is not None else 1 if self.quick else own
+        return wanted if own else 0
 
 
 @dataclass(frozen=True)
