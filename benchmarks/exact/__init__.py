@@ -1,1 +1,1 @@
-"""Every sampler against posteriors that are known: ``python -m benchmarks.exact``."""
+"""Every sampler against posteriors that are known: ``python -m benchmarks run exact``."""

@@ -12,7 +12,7 @@ from benchmarks.harness.table import Row
 
 HEADER = """# Measured: samplers against exact posteriors
 
-Written by `python -m benchmarks.exact --report` from `benchmarks/results/exact.csv`. Every problem has a prior whose
+Written by `python -m benchmarks report` from `benchmarks/results/exact.csv`. Every problem has a prior whose
 denoiser is exact and a posterior that is known, so each error below is the sampler's own.
 
 - Our samplers run at their default constructors. deepinv and azula run at their documented defaults and, where a line says

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import posterior
-from benchmarks.exact.__main__ import main
+from benchmarks.__main__ import main
 from benchmarks.exact.benchmark import LAYOUT, measure
 from benchmarks.exact.methods import GRIDS, LIBRARIES, OURS, methods, run, settings_of
 from benchmarks.exact.report import choice_tables, results_page
@@ -129,18 +129,19 @@ class TestProblems:
 
 
 class TestRun:
-    cells = ("--suites", "mixture", "nonlinear", "--cells", "d 8, m 1", "wind speed")
+    cells = ("--cells", "d 8, m 1", "wind speed")
 
     def test_quick_run_writes_rows_and_page_and_resumes(self, tmp_path, monkeypatch, capsys):
-        out = tmp_path / "rows.csv"
-        arguments = ["--quick", "--draws", "16", "--workers", "1", "--silent", "--out", str(out), *self.cells]
+        out = tmp_path / "exact.csv"
+        arguments = ["run", "mixture", "nonlinear", "--quick", "--draws", "16", "--workers", "1", "--silent"]
+        arguments += ["--out", str(tmp_path), *self.cells]
         main([*arguments, "--methods", "GaussianBridge"])
         first = LAYOUT.read(out)
         assert {(r["cell"], r["method"]) for r in first} == {
             (c, m) for c in ("d 8, m 1", "wind speed") for m in ("exact draws", "GaussianBridge")
         }
         assert all(r["status"] == "ok" and r["draws"] == "16" for r in first)
-        page = out.with_suffix(".md").read_text()
+        page = (tmp_path / "results-exact.md").read_text()
         assert "| GaussianBridge | " in page and "## Nonlinear" in page
 
         done = []
