@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,6 @@ from posterior.cli._common import note, notes, one_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from rich.progress import Progress
 
     from posterior.priors.training import Step
 
@@ -34,6 +33,7 @@ def train(
 
         import torch
 
+        from posterior._progress import bar
         from posterior.recipes.training import read_config, train_prior
 
         settings = read_config(config)
@@ -43,44 +43,26 @@ def train(
         if (folder / "checkpoint.pt").exists():
             note(f"going on from {folder / 'checkpoint.pt'}")
         command = f"posterior train {shlex.quote(str(config))}"
-        with _progress() as bar:
-            report = _report(bar, settings.training.steps)
+        with bar("training", loss="loss {}", held_out="held-out {}") as update:
+            report = _report(update)
             prior = train_prior(settings, out, folder, folder=config.parent, command=command, report=report)
         for row in prior.card.get("held_out_rmse", []):
             typer.echo(f"sigma {row['sigma']:<8.3g} error {row['network']:.4f}  optimal Gaussian {row['gaussian']:.4f}")
         typer.echo(f"wrote {out}")
 
 
-def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}  held-out {task.fields[held_out]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True))
-
-
-def _report(bar: Progress, steps: int) -> Callable[[Step], None]:
-    task = bar.add_task("training", total=steps, loss="-", held_out="-")
-    mean = 0.0
-    seen = 0
+def _report(update: Callable[..., None]) -> Callable[[Step], None]:
+    mean, seen, score = 0.0, 0, "-"
 
     def report(step: Step) -> None:
-        nonlocal mean, seen
+        nonlocal mean, seen, score
         # The mean of about the last hundred steps: the loss of one is mostly its noise levels.
         seen += 1
         mean += (step.loss - mean) / min(seen, 100)
-        shown: dict[str, str] = {"loss": f"{mean:.4f}"}
         if step.held_out is not None:
-            shown["held_out"] = f"{step.held_out:.4f}"
-            if not bar.console.is_terminal:
-                bar.console.print(f"step {step.step} of {step.steps}: loss {mean:.4f}, held-out {step.held_out:.4f}")
-        bar.update(task, completed=step.step, **shown)
+            score = f"{step.held_out:.4f}"
+            if not sys.stdout.isatty():
+                typer.echo(f"step {step.step} of {step.steps}: loss {mean:.4f}, held-out {score}")
+        update(completed=step.step, total=step.steps, loss=f"{mean:.4f}", held_out=score)
 
     return report

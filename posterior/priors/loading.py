@@ -143,7 +143,7 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
         folder: Created if need be.
 
     Other arguments:
-        half: Store the weights in float16.
+        half: Store weights and EOFs in float16.
 
     Raises:
         TypeError: If the network is not a diffusers `UNet2DModel` or the reference of another kind.
@@ -159,7 +159,7 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
     reference = prior.reference
     if isinstance(prior.parameterisation, GaussianResidual):
         reference = reference or prior.parameterisation.reference
-    tensors, settings = write_tables(prior, reference)
+    tensors, settings = write_tables(prior, reference, half)
     target = Path(folder)
     (target / "unet").mkdir(parents=True, exist_ok=True)
     prior.network.save_config(target / "unet")

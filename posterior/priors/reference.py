@@ -184,7 +184,13 @@ class EOFReference(MeasuredReference):
 
     @classmethod
     def fit(
-        cls, fields: Tensor, rank: int | None = None, *, mask: Tensor | None = None, shrinkage: float = 0.0
+        cls,
+        fields: Tensor,
+        rank: int | None = None,
+        *,
+        mask: Tensor | None = None,
+        shrinkage: float = 0.0,
+        localisation: float | None = None,
     ) -> EOFReference:
         """The Gaussian of training fields.
 
@@ -195,18 +201,31 @@ class EOFReference(MeasuredReference):
         Other arguments:
             mask: (*event) boolean, which points exist.
             shrinkage: The sample covariance S becomes (1 - a) S + a trace(S) / n I.
+            localisation: Covariances between points are multiplied by a taper that falls from 1 to 0 at this distance, in
+                grid points over the last two axes (Gaspari, Cohn 1999). Few fields make far points covary by chance.
+
+        References:
+            Gaspari, Cohn. Construction of correlation functions in two and three dimensions. 1999. Q. J. R. Meteorol. Soc.
+                125, 723 (equation 4.10).
+            Halko, Martinsson, Tropp. Finding structure with randomness. 2011. arXiv:0909.4061 (leading eigenvectors).
         """
         shape, data = tuple(fields.shape[1:]), fields.double().flatten(1)
         exists = torch.ones(data.shape[1], dtype=torch.bool) if mask is None else mask.flatten()
         points = int(exists.sum())
-        # The singular vectors of the data are the eigenvectors of their covariance, also with fewer fields than points.
-        _, values, vh = torch.linalg.svd(data[:, exists] / len(data) ** 0.5, full_matrices=False)
-        total = float(values.square().sum())
-        variances = (1 - shrinkage) * values.square() + shrinkage * total / points
+        seen = data[:, exists]
+        total = float(seen.square().sum()) / len(data)
+        if localisation is None:
+            # The singular vectors of the data are the eigenvectors of their covariance, also with fewer fields than points.
+            _, values, vh = torch.linalg.svd(seen / len(data) ** 0.5, full_matrices=False)
+            values, found = values.square(), vh.T
+        else:
+            taper = _taper(shape, localisation)[exists][:, exists]
+            values, found = _leading(taper.mul_(seen.T @ seen).div_(len(data)), rank or points)
+        variances = (1 - shrinkage) * values + shrinkage * total / points
         k = min(rank or points, len(values), points)
         rest = (total - float(variances[:k].sum())) / (points - k) if k < points else 0.0
         vectors = torch.zeros(data.shape[1], k, dtype=torch.float64)
-        vectors[exists] = vh[:k].T
+        vectors[exists] = found[:, :k]
         # Directions that fields do not have at all would make C singular.
         floor = 1e-9 * total / points
         return cls(vectors, variances[:k].clamp_min(floor), max(rest, floor), shape, mask)
@@ -237,6 +256,33 @@ class EOFReference(MeasuredReference):
         c = flat @ self.vectors.double()
         left = (flat.square().sum(1).mean() - c.square().sum(1).mean()).clamp_min(0)
         return torch.cat([c.square().mean(0), (left / max(points - k, 1)).reshape(1)])
+
+
+def _taper(shape: tuple[int, ...], support: float) -> Tensor:
+    """Gaspari and Cohn's correlation function, 0 from ``support`` grid points on, between all points of an event."""
+    h, w = shape[-2:]
+    rows, columns = torch.meshgrid(torch.arange(h).double(), torch.arange(w).double(), indexing="ij")
+    places = torch.stack([rows.flatten(), columns.flatten()], 1)
+    r = 2 * torch.cdist(places, places) / support
+    near = 1 + r**2 * (-5 / 3 + r * (5 / 8 + r * (0.5 - r / 4)))
+    far = 4 - 5 * r + r**2 * (5 / 3 + r * (5 / 8 + r * (-0.5 + r / 12))) - 2 / (3 * r.clamp_min(1e-9))
+    taper = torch.where(r <= 1, near, torch.where(r < 2, far, 0.0)).clamp_min(0)
+    channels = int(torch.Size(shape).numel()) // (h * w)
+    return taper.repeat(channels, channels)
+
+
+def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The ``rank`` largest eigenvalues of a symmetric matrix, descending, and their vectors in columns."""
+    n = len(matrix)
+    if rank > n // 4:
+        values, vectors = torch.linalg.eigh(matrix)
+        return values.flip(0)[:rank].clamp_min(0), vectors.flip(1)[:, :rank]
+    g = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(n, rank + rank // 4 + 10, generator=g, dtype=matrix.dtype)).Q
+    for _ in range(6):
+        basis = torch.linalg.qr(matrix @ basis).Q
+    values, small = torch.linalg.eigh(basis.T @ matrix @ basis)
+    return values.flip(0)[:rank].clamp_min(0), basis @ small.flip(1)[:, :rank]
 
 
 def radial_spectrum(fields: Tensor, bins: int = 64) -> tuple[Tensor, Tensor]:

@@ -72,8 +72,10 @@ class Tables:
             raise ValueError(f"{self.where}: superfluous {', '.join(extra[:3])}")
 
 
-def write_tables(prior: NetworkPrior, reference: Reference | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a prior and its settings for posterior.json.
+def write_tables(
+    prior: NetworkPrior, reference: Reference | None, half: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a prior and its settings for posterior.json; with ``half`` the EOFs are rounded to float16.
 
     Raises:
         TypeError: If the reference is of a kind that cannot be stored.
@@ -98,7 +100,7 @@ def write_tables(prior: NetworkPrior, reference: Reference | None) -> tuple[dict
         tensors |= {f"reference.{k}": v.double() for k, v in named.items() if v is not None}
     elif isinstance(reference, EOFReference):
         settings["reference"] = {"kind": "eof"}
-        tensors |= _eof_tables(reference)
+        tensors |= _eof_tables(reference, half)
     elif reference is not None:
         raise TypeError(
             f"save_prior: the reference is a {type(reference).__name__}; wanted a RadialReference or an EOFReference"
@@ -110,12 +112,12 @@ def write_tables(prior: NetworkPrior, reference: Reference | None) -> tuple[dict
     return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, settings
 
 
-def _eof_tables(reference: EOFReference) -> dict[str, Tensor]:
+def _eof_tables(reference: EOFReference, half: bool) -> dict[str, Tensor]:
     vectors, mask = reference.vectors, reference.mask
     if mask is not None:  # only points that exist
         vectors = vectors[mask.flatten()]
     found = {
-        "vectors": vectors.float(),
+        "vectors": vectors.half() if half else vectors.float(),
         "variances": torch.cat([reference.variances, reference.variances.new_tensor([reference.rest])]).double(),
     }
     if reference.sigmas is not None and reference.errors is not None:

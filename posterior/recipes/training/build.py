@@ -91,7 +91,7 @@ def build_prior(config: TrainingConfig, fields: Fields, data: Standardised) -> N
 
 def _reference(config: ReferenceConfig, fields: Tensor, mask: Tensor | None) -> Reference | None:
     if config.kind == "eof":
-        return EOFReference.fit(fields, config.rank, mask=mask, shrinkage=config.shrinkage)
+        return EOFReference.fit(fields, config.rank, mask=mask, shrinkage=config.shrinkage, localisation=config.localisation)
     if config.kind == "radial":
         return RadialReference(*radial_spectrum(fields))
     return None

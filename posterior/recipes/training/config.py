@@ -69,11 +69,13 @@ class ReferenceConfig:
         kind: "eof", "radial" or "none".
         rank: EOFs kept; all where None.
         shrinkage: Of the EOF covariance towards white.
+        localisation: Grid points at which points no longer covary; None for as far as they do (see `EOFReference.fit`).
     """
 
     kind: str = "eof"
     rank: int | None = None
     shrinkage: float = 0.0
+    localisation: float | None = None
 
 
 @dataclass(frozen=True)

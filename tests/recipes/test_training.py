@@ -1,0 +1,209 @@
+"""``posterior train``: configurations, data of every make, and the prior that comes out."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from typer.testing import CliRunner
+
+import posterior
+from posterior.cli import app
+from posterior.recipes.training import read_config, train_prior
+from posterior.recipes.training.data import load_fields
+
+TEXT = """
+name = "waves"
+summary = "waves on a small grid"
+[data]
+file = "waves.nc"
+variables = ["u", "v"]
+name = "current"
+train = [["2001-01-01", "2001-02-20"]]
+develop = [["2001-02-25", "2001-03-10"]]
+[mean]
+yearly = 1
+[reference]
+rank = 6
+localisation = 4.0
+[network]
+channels = [8, 8]
+groups = 4
+[training]
+steps = 6
+batch = 4
+checkpoint_every = 3
+validate_every = 3
+bfloat16 = false
+"""
+
+
+def waves(days=70, gap=False):
+    times = np.datetime64("2001-01-01") + np.arange(days)
+    rng = np.random.default_rng(0)
+    phase = 0.3 * np.arange(days)[:, None, None] + 0.7 * np.arange(5)[:, None] + 0.5 * np.arange(6)
+    values = {k: f(phase) + 0.1 * rng.standard_normal(phase.shape) for k, f in (("u", np.sin), ("v", np.cos))}
+    for value in values.values():
+        value[:, 0, :2] = np.nan
+    if gap:
+        values["u"][3, 3, 3] = np.nan
+    coords = {
+        "time": times,
+        "lat": ("lat", np.linspace(50, 52, 5), {"units": "degrees_north", "standard_name": "latitude"}),
+        "lon": ("lon", np.linspace(0, 5, 6), {"units": "degrees_east", "standard_name": "longitude"}),
+    }
+    attrs = {"units": "m s-1"}
+    return xr.Dataset({k: (("time", "lat", "lon"), v, attrs) for k, v in values.items()}, coords)
+
+
+def config_of(tmp_path, *changes, data=None):
+    text = TEXT
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    (waves() if data is None else data).to_netcdf(tmp_path / "waves.nc", engine="h5netcdf")
+    return path
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        ("old", "new", "says"),
+        [
+            ("steps = 6", "steps = 6\nrate = 1", "unknown key training.rate; known: steps"),
+            ("steps = 6", 'steps = "six"', "training.steps: 'six'; wanted a whole number"),
+            ("steps = 6\n", "", "missing training.steps"),
+            ('name = "waves"\n', "", "missing name"),
+            ("channels = [8, 8]", "channels = [8, 9]", "network.channels: 9 does not divide into 4 groups"),
+            ("rank = 6", 'kind = "magic"', "reference.kind: 'magic'; wanted eof, radial or none"),
+            ("rank = 6", 'kind = "none"', "'gaussian-residual' needs a reference"),
+            ('file = "waves.nc"', "", "wanted one of registry and file"),
+            ('[["2001-01-01", "2001-02-20"]]', '[["2001-01-01"]]', r"data.train\[0\]: .*wanted a list of 2"),
+            ("steps = 6", "steps = 6\nobjective = 'x'", "objective is 'x'"),
+            ("develop = ", "# ", "no fields to validate on"),
+            ("[mean]", "[mean", "config.toml: "),
+        ],
+    )
+    def test_errors_name_the_key(self, tmp_path, old, new, says):
+        with pytest.raises(ValueError, match=says):
+            read_config(config_of(tmp_path, (old, new)))
+
+    def test_missing_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="there is no such file; wanted a TOML file"):
+            read_config(tmp_path / "none.toml")
+
+
+class TestData:
+    def load(self, path):
+        return load_fields(read_config(path).data, path.parent)
+
+    def test_netcdf_and_zarr_give_labelled_fields(self, tmp_path):
+        path = config_of(tmp_path)
+        fields = self.load(path)
+        assert fields.train.shape == (51, 2, 5, 6)
+        assert fields.develop.shape == (14, 2, 5, 6)
+        assert (fields.times[0], fields.times[-1]) == (np.datetime64("2001-01-01"), np.datetime64("2001-02-20"))
+        assert fields.labels.dims == ("channel", "latitude", "longitude")
+        assert (fields.labels.name, fields.units) == ("current", "m s-1")
+        assert not fields.labels.mask[:, 0, :2].any()
+        assert int(fields.labels.mask.sum()) == 2 * 28
+        waves().to_zarr(tmp_path / "waves.zarr", zarr_format=2, consolidated=False)
+        path.write_text(TEXT.replace("waves.nc", "waves.zarr"))
+        torch.testing.assert_close(self.load(path).train, fields.train, rtol=0, atol=0)
+
+    def test_numpy(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.arange(120.0).reshape(20, 2, 3))
+        path = config_of(tmp_path, ('"waves.nc"', '"a.npy"'), ('[["2001-01-01", "2001-02-20"]]', "[[0, 9], [12, 12]]"),
+                         ('[["2001-02-25", "2001-03-10"]]', "[[15, 19]]"))  # fmt: skip
+        fields = self.load(path)
+        assert fields.train.shape == (11, 1, 2, 3)
+        assert float(fields.train[-1, 0, 0, 0]) == 72
+        assert fields.times is None
+
+    @pytest.mark.parametrize(
+        ("changes", "data", "says"),
+        [
+            ([("2001-02-25", "2001-02-20")], None, "has fields that are in data.train as well"),
+            ([("2001-02-20", "2000-12-31"), ("2001-01-01", "2000-01-01")], None, "no field lies in it"),
+            ([("2001-02-20", "soon")], None, "wanted two dates"),
+            ([], waves(gap=True), "values are missing at some times only"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, tmp_path, changes, data, says):
+        with pytest.raises(ValueError, match=says):
+            self.load(config_of(tmp_path, *changes, data=data))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    config, seen = read_config(config_of(folder)), []
+    out, command = folder / "out", "posterior train x.toml"
+    prior = train_prior(config, out, folder / "run", folder=folder, command=command, report=seen.append)
+    return folder, prior, seen
+
+
+class TestPrior:
+    def test_comes_back_from_disk_with_its_card(self, made):
+        folder, prior, seen = made
+        assert [s.step for s in seen] == [1, 2, 3, 4, 5, 6]
+        assert [s.held_out is not None for s in seen] == [False, False, True] * 2
+        found = posterior.load_prior(folder / "out")
+        x = torch.randn(2, 2, 5, 6, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(found.denoise(x, 0.5), prior.denoise(x, 0.5), rtol=1e-2, atol=2e-3)
+        assert found.on("2001-01-05").affine.shift.shape == (2, 5, 6)
+        assert (found.units, found.labels.name) == ("m s-1", "current")
+        assert found.card["commands"] == ["posterior train x.toml"]
+        assert found.card["fields"] == {"train": 51, "develop": 14}
+        page = (folder / "out" / "README.md").read_text()
+        for text in ("# waves", "2001-02-25 to 2001-03-10 (14 fields)", "posterior train x.toml", "| sigma |"):
+            assert text in page
+        assert (folder / "out" / "curves.png").stat().st_size > 1000
+
+    def test_error_spectrum_is_that_of_the_held_out_fields(self, made):
+        _, prior, _ = made
+        row = min(prior.card["held_out_rmse"], key=lambda r: abs(r["sigma"] - 1))
+        n = prior.labels.mask.sum()
+        measured = prior.reference.error_covariance((2, 5, 6), row["sigma"]).eigenvalues.sum() / n
+        assert float(measured) ** 0.5 == pytest.approx(row["network"], rel=0.1)
+
+    def test_a_finished_run_is_not_run_again_and_another_is_refused(self, made):
+        folder, _, _ = made
+        seen = []
+        train_prior(read_config(folder / "config.toml"), folder / "again", folder / "run", folder=folder, report=seen.append)
+        assert seen == []
+        again, out = (json.loads((folder / n / "posterior.json").read_text()) for n in ("again", "out"))
+        assert again["card"]["held_out_rmse"] == out["card"]["held_out_rmse"]
+        (folder / "other.toml").write_text(TEXT.replace("batch = 4", "batch = 2"))
+        with pytest.raises(ValueError, match="holds a run of other data or another network"):
+            train_prior(read_config(folder / "other.toml"), folder / "o", folder / "run", folder=folder)
+
+    def test_goes_on_from_the_weights_of_another_as_a_flow(self, made, tmp_path):
+        folder, prior, _ = made
+        text = TEXT.replace('"waves.nc"', f'"{folder / "waves.nc"}"').replace("steps = 6", "steps = 1\nobjective = 'flow'")
+        text = text.replace("groups = 4", "groups = 4\nparameterisation = 'gaussian-residual-flow'")
+        text = text.replace("bfloat16 = false", f"bfloat16 = false\nlearning_rate = 1e-9\nstart = '{folder / 'out'}'")
+        (tmp_path / "flow.toml").write_text(text)
+        flow = train_prior(read_config(tmp_path / "flow.toml"), tmp_path / "out", tmp_path / "run")
+        x = torch.randn(2, 2, 5, 6, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(flow.denoise(x, 0.5), prior.denoise(x, 0.5), rtol=1e-2, atol=2e-3)
+        assert posterior.load_prior(tmp_path / "out").parameterisation.kind == "gaussian-residual-flow"
+
+
+class TestCommand:
+    def test_trains_and_says_what_it_wrote(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        config_of(tmp_path, ("steps = 6", "steps = 1"))
+        result = CliRunner().invoke(app, ["train", "config.toml"])
+        assert result.exit_code == 0, result.output
+        assert "wrote priors/waves" in result.output
+        assert (tmp_path / "runs" / "waves" / "curves.png").exists()
+
+    def test_a_wrong_key_is_one_sentence(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        config_of(tmp_path, ("steps = 6", "stepz = 6"))
+        result = CliRunner().invoke(app, ["train", "config.toml"])
+        assert result.exit_code == 2
+        assert "error: config.toml: unknown key training.stepz" in result.output
