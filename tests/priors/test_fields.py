@@ -81,6 +81,25 @@ class TestEOFReference:
         want = 0.8 * plain.eigenvalues + 0.2 * plain.mean_variance
         torch.testing.assert_close(shrunk.eigenvalues, want)
 
+    @pytest.mark.parametrize("rank", [None, 4], ids=["full", "leading"])
+    def test_localisation_keeps_variances_and_cuts_far_covariances(self, rank):
+        shape = (1, 1, 40)
+        fields = normal(30, *shape, seed=7)
+        reference = EOFReference.fit(fields, rank, localisation=6.0)
+        cov = reference.covariance(shape)
+        dense = cov.apply(torch.eye(40, dtype=torch.float64).reshape(40, *shape)).flatten(1)
+        sample = fields.flatten(1).T @ fields.flatten(1) / 30
+        assert cov.mean_variance == pytest.approx(float(sample.diagonal().mean()), rel=1e-6)
+        if rank is None:
+            torch.testing.assert_close(dense.diagonal(), sample.diagonal(), rtol=1e-6, atol=1e-8)
+            far = (torch.arange(40)[:, None] - torch.arange(40)).abs() >= 6
+            assert dense[far].abs().max() < 1e-6
+            # half way to the edge of the taper it is 5 / 24 (Gaspari and Cohn, equation 4.10 at z = c)
+            torch.testing.assert_close(dense.diagonal(3), sample.diagonal(3) * 5 / 24, rtol=1e-4, atol=1e-6)
+        else:
+            full = EOFReference.fit(fields, None, localisation=6.0)
+            torch.testing.assert_close(reference.variances, full.variances[:4], rtol=0.03, atol=0)
+
     def test_is_for_one_shape(self):
         reference = EOFReference.fit(draws_of_a_field(), 3)
         with pytest.raises(ValueError, match=r"got shape \(2, 4, 3\), wanted \(2, 3, 4\)"):
