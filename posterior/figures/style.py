@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,10 +76,25 @@ def ratio() -> Scale:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure that pyplot knows nothing of, in inches."""
+    """A figure that pyplot knows nothing of, in inches; notebooks show it all the same."""
+    return _figure_class()(figsize=(width, height), layout="constrained")
+
+
+@lru_cache(maxsize=1)
+def _figure_class() -> type[Figure]:
+    import io
+
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    class ShownFigure(Figure):
+        """A figure that a notebook shows by itself: without pyplot nobody has told it how."""
+
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png", dpi=100)
+            return file.getvalue()
+
+    return ShownFigure
 
 
 def one_axes(ax: Axes | None, width: float = 4.6, height: float = 3.8) -> tuple[Figure, Axes]:

@@ -60,6 +60,10 @@ def test_pyplot_knows_nothing_of_it():
     assert plt.get_fignums() == before
 
 
+def test_notebooks_show_it():
+    assert pressure().plot()._repr_png_().startswith(b"\x89PNG")
+
+
 def test_rows_are_channels_and_a_truth_may_be_given():
     draws = Draws(normal(8, 2, 4, 5), stats())
     assert titles(draws.plot()) == [f"{t} [{i}]" for i in (0, 1) for t in ("mean", "standard deviation")]
