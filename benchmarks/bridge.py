@@ -24,6 +24,7 @@ from benchmarks.harness.markdown import fill, markdown
 from benchmarks.mri import colin27
 from benchmarks.problems.random_field import OPERATORS, random_field
 from posterior._memory import keep_large_blocks
+from posterior.recipes import downscale as recipe
 from posterior.recipes.mri.results import head_mask
 from posterior.recipes.mri.simulation import NOISE
 from posterior.uncertainty.scores import crps_members
@@ -34,7 +35,7 @@ Row = dict[str, Any]
 Job = tuple[str, Callable[[], Row]]
 
 
-def field_jobs(draws: int = 4000) -> Iterator[Job]:
+def field_jobs(draws: int = 1500) -> Iterator[Job]:
     """Gaussian random fields, whose posterior is known: 32 x 32, noise 0.05, at 1, 5 and 10 steps."""
     for operator in OPERATORS:
         for steps in (1, 5, 10):
@@ -63,7 +64,7 @@ def _field(operator: str, steps: int, draws: int) -> Row:
     }
 
 
-def mixture_jobs(problems: int = 4) -> Iterator[Job]:
+def mixture_jobs(problems: int = 2) -> Iterator[Job]:
     """Mixtures of 25 Gaussians: the kernel as proposal and twist of particles, and alone."""
     methods = {
         "TDS": posterior.TDS(),
@@ -151,6 +152,27 @@ def _mri(index: int, side: int, name: str, sampler: Any, draws: int) -> Row:
     return row
 
 
+def downscale_jobs(days: int = 24) -> Iterator[Job]:
+    """Pressure of 24 days of 2009 from means over cells of 4 x 4 grid points."""
+    for i in range(days):
+        yield f"day {i}", lambda i=i: _downscale(np.datetime64("2009-01-08") + 15 * i)
+
+
+def _downscale(day: np.datetime64) -> Row:
+    prior = posterior.load_prior("slp-north-atlantic")
+    found = recipe.held_out_field(prior, str(day))
+    if found is None:
+        raise FileNotFoundError("benchmarks.bridge: downscale needs ncep-slp-2001-2010; see posterior.io.registry")
+    dated = prior.on(str(day))
+    # 2009 again, other days
+    others = [np.datetime64("2009-01-01") + 15 * i for i in range(24)]
+    fields = torch.stack([recipe.held_out_field(prior, str(other))[0] for other in others])
+    problem = recipe.averages(dated, found[0], seed=int(day.astype(int)))
+    compared = recipe.downscale(problem, posterior.GaussianBridge(10), draws=20, fields=fields)
+    rows = {str(r.pop("reconstruction")): r for r in compared.table}
+    return {"day": str(day), "rows": rows, "seconds_a_draw": compared.draws.stats.seconds / 20}
+
+
 def fair_crps(draws: Tensor, truth: Tensor) -> float:
     """Fair CRPS of draws (N, ...), averaged over all points."""
     return float(crps_members(torch.cat([truth[None], draws]))[0])
@@ -195,10 +217,21 @@ def mri_table(rows: list[Row]) -> list[str]:
     return markdown(head, body)
 
 
+def downscale_table(rows: list[Row]) -> list[str]:
+    """Means over days; the power is that of single draws, of an estimate where there are none."""
+    body = []
+    for name in rows[0]["rows"]:
+        mean = {k: float(np.mean([r["rows"][name][k] for r in rows])) for k in rows[0]["rows"][name]}
+        power = f"{mean['small scales']:.2f}"
+        body.append((name, f"{mean['RMSE']:.3f}", f"{mean['CRPS']:.3f}", f"{100 * mean['coverage']:.1f} %", power))
+    return markdown((f"{len(rows)} days", "RMSE (hPa)", "CRPS (hPa)", "coverage of 90 %", "small-scale power / truth"), body)
+
+
 PARTS: dict[str, tuple[Callable[[], Iterator[Job]], Callable[[list[Row]], list[str]]]] = {
     "field": (field_jobs, field_table),
     "mixture": (mixture_jobs, mixture_table),
     "mri": (mri_jobs, mri_table),
+    "downscale": (downscale_jobs, downscale_table),
 }
 
 

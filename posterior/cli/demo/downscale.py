@@ -1,0 +1,51 @@
+"""``posterior demo downscale``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from posterior.cli._common import (
+    BatchOption,
+    CheckpointOption,
+    DrawsOption,
+    OutputOption,
+    PriorOption,
+    SamplerName,
+    SamplerOption,
+    Sampling,
+    SeedOption,
+    StepsOption,
+    check_output,
+    one_sentence,
+)
+from posterior.cli._comparison import finish
+
+
+def downscale(
+    prior: PriorOption = "slp-north-atlantic",
+    sampler: SamplerOption = SamplerName.bridge,
+    steps: StepsOption = None,
+    draws: DrawsOption = 20,
+    seed: SeedOption = 0,
+    output: OutputOption = Path("posterior-demo-downscale.nc"),
+    factor: Annotated[int, typer.Option(help="Rows and columns of the fine grid in a coarse cell.", min=2)] = 4,
+    time: Annotated[
+        str | None, typer.Option(help="Of the field, in the registry's reanalysis; a held-out one if not given.")
+    ] = None,
+    batch_size: BatchOption = 20,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Average a held-out field over coarse cells, draw what it was, and compare with bicubic and optimal interpolation."""
+    sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint)
+    with one_sentence():
+        check_output(output)
+        import posterior
+        from posterior.recipes import downscale as recipe
+        from posterior.recipes.comparison import figure
+
+        problem = recipe.demo_problem(posterior.load_prior(prior), seed, factor=factor, time=time)
+        found = recipe.downscale(problem, sampling.method(), **sampling.settings())
+        finish(found, figure(found), output)
