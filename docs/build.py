@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 BUILD = ROOT / "build"
 PAGES = BUILD / "docs"
-TUTORIALS = ("mri", "weather", "calibration", "comparing-samplers")
+_FIRST = ("mri", "weather", "calibration", "comparing-samplers")  # in the menu; the others follow by name
+TUTORIALS = (*_FIRST, *sorted({p.stem for p in (DOCS / "tutorials").glob("*.py")} - set(_FIRST)))
 # Pages from outside docs/, under the names they have in the site.
 OUTSIDE = {
     "README.md": "readme.md",
@@ -48,7 +49,7 @@ def stage() -> None:
         target = PAGES / path.relative_to(DOCS)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(linked(path.read_text(encoding="utf-8"), path), encoding="utf-8")
-    for path in (p for suffix in ("png", "svg", "jpg") for p in DOCS.rglob(f"*.{suffix}")):
+    for path in (p for suffix in ("png", "svg", "jpg", "html") for p in DOCS.rglob(f"*.{suffix}")):
         shutil.copyfile(path, PAGES / path.relative_to(DOCS))
     for name, staged in OUTSIDE.items():
         text = (ROOT / name).read_text(encoding="utf-8")
