@@ -61,8 +61,8 @@ class Weather(Benchmark):
         return len(DAYS) if suite == "days" else FOLDS
 
     def build(self, suite: str, cell: str, problem: int, quick: bool = False, draws: int | None = None) -> Case:
-        count = draws or (20 if quick else 40)
-        return day(cell, problem, count) if suite == "days" else fold(problem, 5 * count)
+        count = draws or (20 if quick else 32)
+        return day(cell, problem, count) if suite == "days" else fold(problem, 2 * count)
 
     def measure(self, method: Method, case: Case, settings: dict[str, Any] | None = None) -> Row:
         return measure(method, case, settings)

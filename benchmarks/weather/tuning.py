@@ -1,4 +1,4 @@
-"""Settings of the baselines, chosen on days of 2009 that the benchmark does not score."""
+"""Settings of the baselines and the noise levels of the bridge, chosen on days of 2009 that the benchmark does not score."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from itertools import product
 from typing import Any
 
 from benchmarks.harness.runner import Method
-from benchmarks.weather.benchmark import ETKF, SEASONAL, SETTINGS, measure
+from benchmarks.weather.benchmark import BRIDGE, ETKF, SEASONAL, SETTINGS, measure
 from benchmarks.weather.cases import MONTHS, TUNING_DAYS, Case, day
 
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
-    ETKF: {"days": (30,), "every": (3,), "radius": (2500.0, 4000.0, 6000.0), "inflation": (0.85, 1.0, 1.2)},
-    SEASONAL: {"days": (20, 30, 45), "shrinkage": (0.1, 0.3, 0.6)},
+    ETKF: {"days": (30, 45), "every": (3,), "radius": (2000.0, 3000.0, 4500.0), "inflation": (1.0, 1.2)},
+    SEASONAL: {"days": (30, 45, 60), "shrinkage": (0.03, 0.1, 0.3)},
+    BRIDGE: {"sigma_max": (4.0, 8.0), "sigma_min": (0.1, 0.3)},
 }
 
 
-def tune(names: list[str] | None = None, draws: int = 40) -> dict[str, Any]:
+def tune(names: list[str] | None = None, draws: int = 32) -> dict[str, Any]:
     """The best of each grid by mean fair CRPS, written to the settings file."""
     cases: list[Case] = [day(month, k, draws, TUNING_DAYS) for month in MONTHS for k in range(len(TUNING_DAYS))]
     kept = json.loads(SETTINGS.read_text()) if SETTINGS.exists() else {}
@@ -25,7 +26,7 @@ def tune(names: list[str] | None = None, draws: int = 40) -> dict[str, Any]:
         tried = []
         for values in product(*grid.values()):
             settings = dict(zip(grid, values, strict=True))
-            rows = [measure(Method(name), case, settings) for case in cases]
+            rows = [measure(Method(name, "10 calls"), case, settings) for case in cases]
             crps = sum(float(r["crps"]) for r in rows) / len(rows)
             tried.append((crps, settings))
             print(f"{name} {settings}: {crps:.4f}", flush=True)

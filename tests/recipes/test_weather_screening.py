@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from posterior import load_prior
 from posterior.io import UnitError, read_observations, write_observations
-from posterior.recipes.weather import Errors, screen, with_altimeter
+from posterior.recipes.weather import Errors, optimal_interpolation, screen, with_altimeter
 from posterior.recipes.weather.altimeter import ALTIMETER, reduce_to_sea_level, station_pressure
 from tests.recipes.pressure import LATITUDE, LONGITUDE, SLP, field, pressure_prior, stations
 
@@ -166,3 +167,23 @@ def test_grid_corners_are_inside(prior, truth):
     table.loc[1, ["latitude", "longitude"]] = LATITUDE[-1], LONGITUDE[-1]
     table["value"] = 101200.0
     assert len(screen(table, prior).stations) == 2
+
+
+def test_the_real_hour_keeps_its_good_reports_and_loses_its_slips(data_file):
+    """78 places in the region report pressure; six reports are made wrong by 12 to 40 hPa."""
+    prior = load_prior("slp-north-atlantic")
+    table = read_observations(data_file("metar-2005082600"), variables=[SLP])
+    whole = screen(table, prior)
+    assert len(whole.stations) == 78
+    assert not whole.dropped["reason"].str.startswith("gross error").any()
+    wrong = dict(zip(whole.stations["station"][5:70:12], [1200, -1200, 1500, -2000, 4000, -1200], strict=True))
+    spoiled = table.copy()
+    for station, slip in wrong.items():
+        spoiled.loc[spoiled["station"] == station, "value"] += slip
+    spoiled.attrs.update(table.attrs)
+    problem = screen(spoiled, prior)
+    gross = problem.dropped[problem.dropped["reason"].str.startswith("gross error")]
+    assert set(gross["station"]) == set(wrong)
+    # what is left gives nearly the analysis of the reports as they were
+    clean, again = (optimal_interpolation(p.prior, p.likelihood) for p in (whole, problem))
+    assert float(((again.mean - clean.mean) / clean.std).abs().max()) < 1

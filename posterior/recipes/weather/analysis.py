@@ -36,7 +36,7 @@ class Localisation:
         inflation: Factor on the variance of the background.
     """
 
-    radius: float = 4000.0
+    radius: float = 3000.0
     inflation: float = 1.0
 
 

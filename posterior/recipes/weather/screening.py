@@ -159,9 +159,12 @@ def screen(
 
 
 def _standard_name(prior: Prior) -> str:
-    """CF standard name of the prior's variable, or its name where it has none."""
-    labels = prior.labels
-    return "" if labels is None else str(labels.attrs.get("standard_name", labels.name))
+    """CF standard name of the prior's variable: as stated, or the one that its short name is usual for."""
+    if prior.labels is None:
+        return ""
+    name = prior.labels.name
+    usual = next((standard for standard, others in _ALIASES.items() if name in others), name)
+    return str(prior.labels.attrs.get("standard_name", usual))
 
 
 def _select(table: Any, prior: Prior, variable: str | None) -> tuple[pd.DataFrame, str]:
