@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from posterior.guidance.base import Guidance
-from posterior.integrators import Estimate
+from posterior.integrators import Estimate, Noise
 from posterior.likelihoods import Linearisation
 from posterior.linalg import Apply, cg
 from posterior.problem import Problem, pilot_noise
@@ -22,6 +22,9 @@ class PiGDMGuidance(Guidance):
     Args:
         iterations: Conjugate-gradient iterations at most.
         tolerance: They stop at this root-mean-square residual, in standard deviations of the noise.
+        sampled: Whether the isotropic covariance is offered to integrators that can draw x0 (`Ancestral`), with xi ~ N(0, I)
+            and eta ~ N(0, R): the mean above plus r xi - r^2 A^T (R + r^2 A A^T)^-1 (r A xi + eta). Exact at any number of
+            steps for a white Gaussian prior, where J = r^2 / sigma^2 I; off in the paper, which uses the mean.
 
     References:
         Song, Vahdat, Mardani, Kautz. Pseudoinverse-guided diffusion models for inverse problems. ICLR 2023.
@@ -29,6 +32,7 @@ class PiGDMGuidance(Guidance):
 
     iterations: int = 200
     tolerance: float = 1e-6
+    sampled: bool = False
 
     def __call__(self, problem: Problem, x: Tensor, sigma: float, step: tuple[float, float]) -> Estimate:
         """See `Guidance.__call__`."""
@@ -49,5 +53,15 @@ class PiGDMGuidance(Guidance):
 
         stop = self.tolerance * like.count**0.5
         count = problem.iterations_for(("pigdm", sigma, self), pilot, stop, self.iterations)
-        u = white * cg(system(lin), white * (like.y - lin.prediction), iterations=count)[0]
-        return Estimate(mean + sigma**2 * vjp(lin.vjp(u)))
+
+        def explained(residual: Tensor) -> Tensor:
+            return lin.vjp(white * cg(system(lin), white * residual, iterations=count)[0])
+
+        guided = mean + sigma**2 * vjp(explained(like.y - lin.prediction))
+
+        def draw(noise: Noise) -> Tensor:
+            xi = r2**0.5 * noise()
+            eta = like.variance.sqrt() * noise(tuple(like.y.shape[1:]))
+            return guided + xi - r2 * explained(lin.jvp(xi) + eta)
+
+        return Estimate(guided, draw if self.sampled else None)

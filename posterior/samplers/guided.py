@@ -90,14 +90,14 @@ class PiGDM(Guided):
         steps: int = 100,
         *,
         iterations: int = 200,
+        sampled: bool = False,
         integrator: Integrator | None = None,
         schedule: Schedule | None = None,
         sigma_max: float | None = None,
         sigma_min: float | None = None,
     ) -> None:
-        super().__init__(
-            PiGDMGuidance(iterations), integrator or Ancestral(), steps, schedule or Karras(), sigma_max, sigma_min
-        )
+        guidance = PiGDMGuidance(iterations, sampled=sampled)
+        super().__init__(guidance, integrator or Ancestral(), steps, schedule or Karras(), sigma_max, sigma_min)
 
 
 class MMPS(Guided):

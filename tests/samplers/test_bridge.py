@@ -188,3 +188,21 @@ class TestSolves:
             problem = Problem(instance.prior, like, shape)
             found.append(explain(problem, "key", lin, cov, noise.flip(0), 2000, 1e-9, variance))
         torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+class TestPiGDM:
+    def test_its_own_covariance_drawn_from_is_exact_for_a_white_prior(self):
+        """At five steps, where the mean alone loses half of the spread."""
+        n = 12
+        g = torch.Generator().manual_seed(0)
+        prior = posterior.GaussianPrior(torch.zeros(n).double(), torch.eye(n).double())
+        like = posterior.GaussianLikelihood(Matrix(torch.randn(5, n, generator=g).double()), torch.ones(1, 5).double(), 0.3)
+        exact = posterior.exact_posterior(prior, like)
+        found = {}
+        for sampled in (True, False):
+            sampler = posterior.PiGDM(5, sampled=sampled)
+            draws = posterior.sample(prior, like, sampler, draws=1500, batch_size=1500)
+            found[sampled] = float((draws.std / exact.std).mean()), float(((draws.mean - exact.mean) / exact.std).abs().max())
+        assert found[True][0] == pytest.approx(1, abs=0.02)
+        assert found[True][1] < 0.12
+        assert abs(found[False][0] - 1) > 0.1
