@@ -41,23 +41,23 @@ REFERENCE = {
 _LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)]*)?\))")
 
 
-def stage() -> None:
-    """Copy the pages, with links between them as the site has them."""
+def stage(tutorials: tuple[str, ...] = TUTORIALS) -> None:
+    """Copy the pages, with links between them as the site has them, to those tutorials that become pages."""
     shutil.rmtree(PAGES, ignore_errors=True)
     (PAGES / "tutorials").mkdir(parents=True)
     for path in sorted(DOCS.rglob("*.md")):
         target = PAGES / path.relative_to(DOCS)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(linked(path.read_text(encoding="utf-8"), path), encoding="utf-8")
+        target.write_text(linked(path.read_text(encoding="utf-8"), path, tutorials), encoding="utf-8")
     for path in (p for suffix in ("png", "svg", "jpg", "html") for p in DOCS.rglob(f"*.{suffix}")):
         shutil.copyfile(path, PAGES / path.relative_to(DOCS))
     for name, staged in OUTSIDE.items():
         text = (ROOT / name).read_text(encoding="utf-8")
-        text = f"# Licence\n\n```text\n{text}\n```\n" if name == "LICENSE" else linked(text, ROOT / name)
+        text = f"# Licence\n\n```text\n{text}\n```\n" if name == "LICENSE" else linked(text, ROOT / name, tutorials)
         (PAGES / staged).write_text(text, encoding="utf-8")
 
 
-def linked(text: str, source: Path) -> str:
+def linked(text: str, source: Path, tutorials: tuple[str, ...] = TUTORIALS) -> str:
     """Text of a page whose links to files of the repository point to the pages that these become.
 
     A link to a file that becomes no page loses its address and keeps its words.
@@ -71,7 +71,9 @@ def linked(text: str, source: Path) -> str:
         here = Path(OUTSIDE.get(source.name, source.name)) if source.parent == ROOT else source.relative_to(DOCS)
         if path.parent == ROOT and path.name in OUTSIDE:
             target = Path(OUTSIDE[path.name])
-        elif path.is_relative_to(DOCS) and path.is_file():
+        elif path.parent == DOCS / "tutorials" and path.stem in tutorials:
+            target = path.relative_to(DOCS).with_suffix(".md")
+        elif path.is_relative_to(DOCS) and path.suffix != ".py" and path.is_file():
             target = path.relative_to(DOCS)
         elif path.is_relative_to(ROOT) and path.exists():
             return f"{match[1]}#{match[3]}" if match[3] == ")" else match[0]
@@ -157,7 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = () if a.no_tutorials else tuple(a.only or TUTORIALS)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")  # why a strict build fails
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    stage()
+    stage(chosen)
     for name in chosen:
         print(f"{name}: executed in {tutorial(name):.0f} s", flush=True)
     reference()

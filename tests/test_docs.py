@@ -47,6 +47,7 @@ def test_the_cheapest_tutorial_runs(monkeypatch, capsys):
             "[a](operators.md) and [b](https://example.org/x)",
         ),
         ("[the code](../posterior/draws.py)", "docs/index.md", "the code"),
+        ("[a](tutorials/mri.py)", "docs/index.md", "[a](tutorials/mri.md)"),
         ("[gone](none.md)", "docs/index.md", "[gone](none.md)"),
         ("[a](../operators.md)", "docs/tutorials/mri.md", "[a](../operators.md)"),
         ("[a](#here)", "docs/index.md", "[a](#here)"),
@@ -54,6 +55,10 @@ def test_the_cheapest_tutorial_runs(monkeypatch, capsys):
 )
 def test_links_are_those_of_the_site(text, page, wanted):
     assert build.linked(text, ROOT / page) == wanted
+
+
+def test_a_tutorial_that_is_not_built_is_not_linked():
+    assert build.linked("[a](tutorials/mri.py)", ROOT / "docs" / "index.md", ("weather",)) == "a"
 
 
 @pytest.mark.slow
