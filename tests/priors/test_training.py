@@ -184,7 +184,7 @@ class TestTraining:
         made = job.settings(steps=24, warmup=0)
         train(prior, lambda s: batches(s) * (1 if s < 12 else 30), made, tmp_path, held_out=job.fields(40, 1))
         rows = [line.split(",") for line in (tmp_path / "validation.csv").read_text().splitlines()]
-        assert [int(step) for step, _ in rows] == [6, 12, 18, 24]
+        assert [int(step) for step, _ in rows] == [0, 6, 12, 18, 24]
         best = min(float(score) for _, score in rows)
         assert held_out_score(prior, job.fields(40, 1), (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)) == pytest.approx(best, rel=1e-4)
         assert best < float(rows[-1][1])

@@ -69,7 +69,7 @@ def train(
     Other arguments:
         progress: Called with the number of the step, from 0, and its loss.
         held_out: Standardised fields (N, *event) for ``settings.validate_every``; the averaged weights with the least
-            `held_out_score` are the result. None to end with the last.
+            `held_out_score` are the result, those at the start included. None to end with the last.
         report: Called with a `Step` after each.
 
     Returns:
@@ -96,6 +96,9 @@ def train(
     start = run.resume()
     prior.network, optimiser = workers.prepare(network, optimiser)
     try:
+        if held_out is not None and settings.validate_every and start == 0:
+            # Where to begin is the first candidate: few fields may teach a network nothing that others have.
+            run.validate(prior, 0, held_out.to(workers.device))
         for step in range(start, settings.steps):
             value = _step(prior, batches(step), step, settings, workers, optimiser, network)
             if not math.isfinite(value):
