@@ -50,6 +50,7 @@ _PUBLIC = {
     "gaussian_experiment": "experiments",
     "highest_density": "maps",
     "jacobian_check": "prior_check",
+    "leave_one_out": "conformal",
     "load_trials": "trials_io",
     "log_likelihood": "quantities",
     "memorisation": "prior_check",

@@ -84,9 +84,7 @@ class IntervalRepair:
         check_trials("IntervalRepair.check", len(trials), 2)
         needed = [_factors(trial, self.quantity, self.nominal) for trial in trials]
         rows = torch.stack([torch.stack([(v <= f).double().mean() for f in (1.0, self.factor)]) for v in needed])
-        low, high = bootstrap(rows, lambda means: means, 0.95)
-        ends = [(float(m), float(a), float(b)) for m, a, b in zip(rows.mean(0), low, high, strict=True)]
-        return RepairCheck(self.level, self.nominal, len(rows), ends[0], ends[1])
+        return _checked(rows, self.level, self.nominal)
 
     def record(self) -> dict[str, Any]:
         """As plain numbers and words, for a JSON file."""
@@ -151,14 +149,8 @@ def conformal_risk_control(
         ValueError: If there are too few trials for the level (90 % takes 9), or an interval has no width while the
             truth lies outside it.
     """
-    check_level("conformal_risk_control", level)
-    n, alpha = len(trials), 1 - level
-    risk = ((n + 1) * alpha - 1) / max(n, 1)
-    if risk < -1e-12:
-        raise ValueError(
-            f"conformal_risk_control: {n} trials cannot guarantee {100 * level:g} %; wanted {math.ceil(1 / alpha - 1e-9) - 1}"
-        )
-    return _repair("CRC", trials, level, None, max(risk, 0.0), quantity, nominal)
+    risk = _allowed(len(trials), level, None)
+    return _repair("CRC", trials, level, None, risk, quantity, nominal)
 
 
 def risk_controlling_sets(
@@ -186,16 +178,54 @@ def risk_controlling_sets(
         ValueError: If there are too few trials for level and delta (90 % at delta 0.1 takes 22), or an interval has no
             width while the truth lies outside it.
     """
-    check_level("risk_controlling_sets", level)
-    check_level("risk_controlling_sets", delta, "delta")
-    n, alpha = len(trials), 1 - level
-    risk = largest_risk(n, alpha, delta)
-    if risk is None:
-        needed = next(m for m in range(max(n, 1), 10**9) if largest_risk(m, alpha, delta) is not None)
-        raise ValueError(
-            f"risk_controlling_sets: {n} trials cannot guarantee {100 * level:g} % at delta {delta:g}; wanted {needed}"
-        )
-    return _repair("RCPS", trials, level, delta, risk, quantity, nominal)
+    return _repair("RCPS", trials, level, delta, _allowed(len(trials), level, delta), quantity, nominal)
+
+
+def leave_one_out(
+    trials: Trials,
+    level: float = 0.9,
+    delta: float | None = None,
+    *,
+    quantity: Callable[[Tensor], Tensor] | None = None,
+    nominal: float | None = None,
+) -> RepairCheck:
+    """Coverage of each trial by intervals repaired on all others: no trial is judged by a repair that has seen it.
+
+    It tells what a repair on n - 1 trials is worth, with all n to judge by; where there are few trials, a split into two
+    parts wastes them.
+
+    Arguments as for `conformal_risk_control` (``delta`` None) and `risk_controlling_sets`.
+
+    Raises:
+        ValueError: If n - 1 trials are too few for the guarantee, or an interval has no width while the truth lies outside.
+    """
+    risk = _allowed(len(trials) - 1, level, delta)
+    nominal = _nominal(trials, level, nominal)
+    needed = [_factors(trial, quantity, nominal) for trial in trials]
+    rows = []
+    for i, mine in enumerate(needed):
+        factor = _smallest_factor(needed[:i] + needed[i + 1 :], risk)
+        rows.append(torch.stack([(mine <= f).double().mean() for f in (1.0, factor)]))
+    return _checked(torch.stack(rows), level, nominal)
+
+
+def _allowed(n: int, level: float, delta: float | None) -> float:
+    """The largest mean loss over n trials with which the guarantee holds."""
+    owner = "conformal_risk_control" if delta is None else "risk_controlling_sets"
+    check_level(owner, level)
+    alpha = 1 - level
+    if delta is None:
+        risk = ((n + 1) * alpha - 1) / max(n, 1)
+        if risk < -1e-12:
+            wanted = math.ceil(1 / alpha - 1e-9) - 1
+            raise ValueError(f"{owner}: {n} trials cannot guarantee {100 * level:g} %; wanted {wanted}")
+        return max(risk, 0.0)
+    check_level(owner, delta, "delta")
+    found = largest_risk(n, alpha, delta)
+    if found is None:
+        wanted = next(m for m in range(max(n, 1), 10**9) if largest_risk(m, alpha, delta) is not None)
+        raise ValueError(f"{owner}: {n} trials cannot guarantee {100 * level:g} % at delta {delta:g}; wanted {wanted}")
+    return found
 
 
 def hoeffding_bentkus(mean: float, alpha: float, n: int) -> float:
@@ -280,10 +310,18 @@ def _repair(
     quantity: Callable[[Tensor], Tensor] | None,
     nominal: float | None,
 ) -> IntervalRepair:
-    """The smallest factor at which the loss, averaged over trials, is at most ``risk``."""
-    supported = min((_supported(trial) for trial in trials), default=level)
-    nominal = min(level, supported) if nominal is None else nominal
+    nominal = _nominal(trials, level, nominal)
     needed = [_factors(trial, quantity, nominal) for trial in trials]
+    inside = float(torch.stack([(v <= 1).double().mean() for v in needed]).mean())
+    return IntervalRepair(method, level, delta, _smallest_factor(needed, risk), nominal, len(needed), inside, quantity)
+
+
+def _nominal(trials: Trials, level: float, nominal: float | None) -> float:
+    return min(level, *(_supported(trial) for trial in trials)) if nominal is None else nominal
+
+
+def _smallest_factor(needed: list[Tensor], risk: float) -> float:
+    """The smallest factor at which the loss, averaged over trials, is at most ``risk``."""
     values = torch.cat(needed)
     shares = torch.cat([torch.full((len(v),), 1 / (len(v) * len(needed)), dtype=torch.float64) for v in needed])
     order = values.argsort(descending=True)
@@ -295,8 +333,14 @@ def _repair(
         raise ValueError(
             "conformal repair: intervals without width have the truth outside; take more draws, or mask these values"
         )
-    inside = float(shares[values <= 1].sum())
-    return IntervalRepair(method, level, delta, factor, nominal, len(needed), inside, quantity)
+    return factor
+
+
+def _checked(rows: Tensor, level: float, nominal: float) -> RepairCheck:
+    """Of shares inside before and after, (n, 2)."""
+    low, high = bootstrap(rows, lambda means: means, 0.95)
+    ends = [(float(m), float(a), float(b)) for m, a, b in zip(rows.mean(0), low, high, strict=True)]
+    return RepairCheck(level, nominal, len(rows), ends[0], ends[1])
 
 
 def _factors(trial: Trial, quantity: Callable[[Tensor], Tensor] | None, nominal: float) -> Tensor:

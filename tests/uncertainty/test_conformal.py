@@ -8,7 +8,14 @@ import scipy.stats
 import torch
 
 from posterior.draws import Draws, Stats
-from posterior.uncertainty import Trial, Trials, conformal_risk_control, recalibrate_spread, risk_controlling_sets
+from posterior.uncertainty import (
+    Trial,
+    Trials,
+    conformal_risk_control,
+    leave_one_out,
+    recalibrate_spread,
+    risk_controlling_sets,
+)
 from posterior.uncertainty.conformal import ASSUMPTION, hoeffding_bentkus, largest_risk
 
 STATS = Stats(0, 0, 0.0, None, 0, "ok", "", "", "", {})
@@ -60,6 +67,10 @@ class TestFactor:
     def test_few_draws_take_what_interval_they_support(self):
         repair = conformal_risk_control(make_trials(40, draws=5), 0.9)
         assert repair.nominal == pytest.approx(2 / 3, abs=1e-6) and repair.factor > 1
+
+
+def means(x):
+    return torch.stack([x[:, :4].mean(1), x[:, 4:].mean(1)], 1)
 
 
 def loss_of_mean(repair, trial):
@@ -116,6 +127,30 @@ class TestGuarantee:
             assert ASSUMPTION in str(repair) and "exchangeable" in str(repair) and "at least 90 %" in str(repair)
         assert "confidence 90 % in these trials" in str(rcps)
         assert crc.factor < rcps.factor
+
+    def test_of_regions_too(self):
+        """Two correlated means of blocks of pixels, repaired and judged like pixels."""
+        every = list(make_trials(2000, pixels=8, draws=19, seed=40))
+        found = []
+        for k in range(80):
+            here, other = every[25 * k : 25 * k + 20], every[25 * k + 20 : 25 * k + 25]
+            repair = conformal_risk_control(Trials(here), 0.8, quantity=means)
+            found.append(repair.check(Trials(other)).after[0])
+        error = np.std(found) / math.sqrt(len(found))
+        assert 0.8 - 2 * error < np.mean(found) < 0.8 + 1 / 21 + 4 * error
+
+    def test_leave_one_out_is_a_repair_for_each_trial(self):
+        trials = make_trials(30)
+        found = leave_one_out(trials, 0.9)
+        inside = []
+        for i in range(30):
+            others = Trials(t for j, t in enumerate(trials) if j != i)
+            inside.append(1 - loss(conformal_risk_control(others, 0.9), trials[i]))
+        assert found.after[0] == pytest.approx(np.mean(inside)) and found.trials == 30
+        assert found.before[0] < found.after[0] and found.after[1] <= found.after[0] <= found.after[2]
+        assert leave_one_out(make_trials(60), 0.9, 0.1).after[0] > 0.9
+        with pytest.raises(ValueError, match="8 trials cannot guarantee 90 %; wanted 9"):
+            leave_one_out(make_trials(9), 0.9)
 
 
 class TestRefusals:

@@ -1,0 +1,54 @@
+"""The page of calibration: its numbers are those of the trials, and nothing is drawn twice."""
+
+import json
+
+import pytest
+import torch
+
+import benchmarks.calibration as bench
+from posterior.recipes.calibration import SAMPLERS, make_problem
+from posterior.uncertainty import Trials
+
+
+@pytest.fixture(scope="module")
+def trials():
+    on = make_problem("gaussian-field", 45)
+
+    def draws(likelihood, count, seed):
+        from posterior.exact import exact_posterior
+
+        return exact_posterior(on.prior, likelihood).sample(count, seed)
+
+    return on.run(draws, trials=45, draws=19)
+
+
+def test_every_sampler_has_a_size_on_every_problem():
+    for sizes in bench.SIZES.values():
+        assert set(sizes) == set(SAMPLERS)
+        assert sizes[bench.DEFAULT].draws >= 19 and all(s.trials >= 1 and s.draws >= 2 for s in sizes.values())
+
+
+def test_a_row_says_what_the_trials_say(trials):
+    row = bench.score("gaussian-field", trials, "GaussianBridge")
+    assert row["trials"] == 45 and row["draws"] == 19
+    inside = []
+    for t in trials:
+        low, high = t.draws.amin(0), t.draws.amax(0)
+        inside.append(((t.truth >= low) & (t.truth <= high)).double().mean())
+    assert row["coverage"][2] == pytest.approx(float(torch.stack(inside).mean()), abs=1e-9)
+    assert row["coverage_band"][0][2] < row["coverage"][2] < row["coverage_band"][1][2]
+    assert row["spread_skill"] == pytest.approx(1, abs=0.1)
+    assert all(p > 0.001 for p in row["p_values"].values()) and len(row["p_values"]) == 4
+    assert row["repair"]["pixels"]["trials"] == 27 and row["leave_one_out"]["pixels"]["trials"] == 45
+    json.dumps(row["repair"], allow_nan=False)
+    few = bench.score("gaussian-field", Trials(list(trials)[:3]), "GaussianBridge")
+    assert "p_values" not in few and "repair" not in few and len(few["coverage"]) == 4
+
+
+def test_the_page_shows_rows_reasons_and_what_is_missing(trials):
+    row = bench.score("gaussian-field", trials, "GaussianBridge") | {"problem": "mri-4x", "nfe": 10.0, "vjps": 0.0}
+    text = bench.page([row, {"problem": "mri-4x", "sampler": "DDRM", "reason": "TypeError: no"}])
+    assert "| GaussianBridge | 45 x 19 |" in text and "DDRM could not run: `TypeError: no`" in text
+    assert "Not run yet: MMPS," in text and "### Repair of GaussianBridge" in text and "exchangeable" in text
+    assert "## Pressure" not in text
+    assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 200
