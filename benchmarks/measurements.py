@@ -197,12 +197,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of fits, draws and checkpoints; a second run goes on")
     parser.add_argument("--every", type=int, default=4, help="of the training days, take one in so many")
-    parser.add_argument("--gaussian-laps", type=int, default=15)
+    parser.add_argument("--gaussian-laps", type=int, default=12)
     parser.add_argument("--laps", type=int, default=2)
-    parser.add_argument("--per-lap", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=250, help="training steps in each lap")
-    parser.add_argument("--days", type=int, default=24, help="days of 2009 that are reconstructed")
-    parser.add_argument("--draws", type=int, default=24)
+    parser.add_argument("--per-lap", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=160, help="training steps in each lap")
+    parser.add_argument("--days", type=int, default=16, help="days of 2009 that are reconstructed")
+    parser.add_argument("--draws", type=int, default=16)
     parser.add_argument("--clean", default="slp-north-atlantic", help="the prior that was trained on clean fields")
     args = parser.parse_args()
     keep_large_blocks()
@@ -255,7 +255,7 @@ def main() -> None:
             print(f"lap {lap.lap}: {lap.what} {lap.done} of {lap.total} {lap.loss:.4f}", flush=True)
 
     settings = TrainingSettings(
-        steps=args.steps, learning_rate=1e-3, warmup=50, ema=0.995, sigma_min=0.02, sigma_max=40.0, checkpoint_every=100
+        steps=args.steps, learning_rate=1e-3, warmup=20, ema=0.98, sigma_min=0.02, sigma_max=40.0, checkpoint_every=100
     )
     learn_prior(
         data, prior, settings, args.run, laps=args.laps, dates=times[rows], per_lap=args.per_lap, measure=carry, progress=tell

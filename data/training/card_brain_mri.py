@@ -112,9 +112,11 @@ def thinned(losses: Path, every: int = 100) -> list[list[float]]:
     ]
 
 
-def page(card: dict[str, Any]) -> str:
+def page(
+    card: dict[str, Any], name: str = "brain-mri", loss: str = "1: as wrong as the Gaussian would be on whole slices"
+) -> str:
     """The card as a page for people."""
-    lines = ["# brain-mri", "", f"A prior of {card['summary']}. Scaling: {card['scaling']}. Licence: {card['licence']}.", ""]
+    lines = [f"# {name}", "", f"A prior of {card['summary']}. Scaling: {card['scaling']}. Licence: {card['licence']}.", ""]
     lines += ["## Data", "", *(f"- {d}" for d in card["data"]), f"- held out entirely: {card['held_out']}", ""]
     lines += [f"Limits: {card['limits']}.", "", "## Training", "", f"{card['parameters']} parameters, half precision.", ""]
     lines += ["```", *card["commands"], "```", "", "## Checks", "", *(f"- {c}" for c in card["checks"]), ""]
@@ -123,10 +125,11 @@ def page(card: dict[str, Any]) -> str:
     lines += [f"| {r['sigma']:.3g} | {r['network']:.4f} | {r['gaussian']:.4f} |" for r in card["held_out_rmse"]]
     lines += [
         "",
-        "Training loss (1: as wrong as the Gaussian would be on whole slices), means of 100 steps, one row a run:",
+        f"Training loss ({loss}), means of 100 steps, one row a run:",
         "",
     ]
-    lines += ["- " + ", ".join(f"{step}: {loss}" for step, loss in run[4::5]) for run in card["loss"]]
+    runs = [run[4::5] if len(run) > 9 else run for run in card["loss"]]
+    lines += ["- " + ", ".join(f"{step}: {mean}" for step, mean in run) for run in runs]
     return "\n".join(lines) + "\n"
 
 
