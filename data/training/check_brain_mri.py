@@ -44,10 +44,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name")
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--held-out", type=int, default=40)
-    parser.add_argument("--training", type=int, default=240)
-    parser.add_argument("--draws", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--held-out", type=int, default=20)
+    parser.add_argument("--training", type=int, default=160)
+    parser.add_argument("--draws", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=16)
     args = parser.parse_args()
     keep_large_blocks()
     torch.set_num_threads(1)
@@ -60,7 +60,7 @@ def main() -> None:
         training,
         draws=args.draws,
         steps=args.steps,
-        jacobian_fields=3,
+        jacobian_fields=2,
         jacobian_levels=3,
         progress=lambda what, share: print(f"{what} {100 * share:.0f} %", flush=True),
     )

@@ -114,23 +114,20 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--start", type=Path, help="folder of a run to go on from, instead of the weights of brain-mri")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     teacher = posterior.load_prior("brain-mri")
     scale = float(torch.as_tensor(teacher.affine.scale))
     prior = flow_prior(teacher, args.seed)
-    if args.start is not None:
-        prior.network.load_state_dict(torch.load(args.start / "checkpoint.pt", weights_only=True)["average"])
-    elif not (args.out / "checkpoint.pt").exists():
+    if not (args.out / "checkpoint.pt").exists():
         fit_ends(prior, teacher, BrainImages(args.seed + 1, ((96, 32, 1.0),))(0) / scale, args.seed)
     settings = TrainingSettings(
         steps=args.steps,
         learning_rate=args.learning_rate,
         seed=args.seed,
         objective="flow",
-        warmup=25,
-        ema=0.995,
+        warmup=50,
+        ema=0.998,
         checkpoint_every=100,
     )
     data = BrainImages(args.seed, SIZES)
