@@ -63,15 +63,17 @@ def test_the_population_keeps_evidence_and_genealogy():
     assert torch.equal(again.eve, after.ancestors[0][again.ancestors[1]])
 
 
-@pytest.mark.parametrize(("d", "m", "problems"), [(8, 2, 2), (80, 4, 1)])
-def test_tds_reaches_the_floor_on_the_mixture(d, m, problems):
+@pytest.mark.parametrize(
+    ("d", "m", "problems", "twist"), [(8, 2, 2, "auto"), (80, 4, 1, "auto"), (8, 1, 1, "reference"), (8, 2, 2, "reference")]
+)
+def test_tds_reaches_the_floor_on_the_mixture(d, m, problems, twist):
     ratios, misses, stds = [], [], []
     for seed in range(problems):
         p = mixture(d, m, seed)
         exact = posterior.exact_posterior(p.prior, p.likelihood)
         target = exact.sample(1000, seed=1)
         floor = sum(sliced_w2(target, exact.sample(1000, seed=s)) for s in (2, 3)) / 2
-        draws = posterior.sample(p.prior, p.likelihood, posterior.TDS(), draws=1000, seed=seed)
+        draws = posterior.sample(p.prior, p.likelihood, posterior.TDS(twist=twist), draws=1000, seed=seed)
         ratios.append(sliced_w2(draws.samples, target, draws.weights) / floor)
         misses.append((draws.stats.log_evidence[0] - exact.log_evidence) / draws.stats.log_evidence_std[0])
         stds.append(float((draws.std / exact.std).mean()))
