@@ -2,6 +2,7 @@
 
 python -m benchmarks.diagnostics                    100 repetitions of exact samples, 20 of each fault, 500 trials each
 python -m benchmarks.diagnostics --repetitions 10   fewer of both
+python -m benchmarks.diagnostics --only reliability one row, the others as they are on the page
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,7 @@ SIDE, SIGMA, HEIGHT, SHARE = 6, 0.3, 2.0, 0.7
 GAUSSIAN_FAULTS = ("exact", "std x 0.85", "std x 1.15", "bias 0.3 std", "prior only", "wrong correlations")
 BIMODAL_FAULTS = ("exact, two modes", "dropped mode")
 FAULTS = (*GAUSSIAN_FAULTS, *BIMODAL_FAULTS)
+TOGETHER = "all together"
 # What a diagnostic cannot see, however many the trials, and why: by fault, the reason and the diagnostics.
 MARGINAL = "they look at one value at a time, and these are right"
 BLIND: dict[str, dict[str, tuple[str, ...]]] = {
@@ -189,14 +191,16 @@ DIAGNOSTICS: dict[str, Callable[[Trials, int], float]] = {
 }
 
 
-def measure(fault: str, repetitions: int, n: int = 500, first: int = 0) -> dict[str, list[float]]:
+def measure(
+    fault: str, repetitions: int, n: int = 500, first: int = 0, only: Iterable[str] = tuple(DIAGNOSTICS)
+) -> dict[str, list[float]]:
     """p-values of every diagnostic, one for each repetition."""
     toy = Toy.make()
-    found: dict[str, list[float]] = {name: [] for name in DIAGNOSTICS}
+    found: dict[str, list[float]] = {name: [] for name in only}
     for r in range(first, first + repetitions):
         trials = toy.trials(fault, n, seed=r)
-        for name, diagnostic in DIAGNOSTICS.items():
-            found[name].append(diagnostic(trials, r))
+        for name, values in found.items():
+            values.append(DIAGNOSTICS[name](trials, r))
     return found
 
 
@@ -205,34 +209,43 @@ def cannot_see(fault: str) -> set[str]:
     return {name for names in BLIND.get(fault, {}).values() for name in names}
 
 
-def shares(results: dict[str, dict[str, list[float]]], name: str) -> list[str]:
-    """One row of the table: share of repetitions of each fault with p below 0.01, in brackets where it is blind."""
-    found = []
-    for fault, r in results.items():
-        share = f"{sum(p <= 0.01 for p in r[name]) / len(r[name]):.2f}"
-        found.append(f"({share})" if name in cannot_see(fault) else share)
+def rows_of(results: dict[str, dict[str, list[float]]]) -> dict[str, list[str]]:
+    """By diagnostic, and for all together, the share of repetitions of each fault with p below 0.01."""
+    found: dict[str, list[str]] = {}
+    for r in results.values():
+        if len(r) == len(DIAGNOSTICS):
+            r = r | {TOGETHER: [min(1.0, min(p) * len(p)) for p in zip(*r.values(), strict=True)]}
+        for name, values in r.items():
+            found.setdefault(name, []).append(f"{sum(p <= 0.01 for p in values) / len(values):.2f}")
     return found
 
 
-def table(results: dict[str, dict[str, list[float]]], n: int) -> str:
-    """Markdown: share of repetitions whose p-value is below 0.01."""
-    together = {
-        f: {"all of them": [min(1.0, min(p) * len(p)) for p in zip(*r.values(), strict=True)]} for f, r in results.items()
-    }
-    head = "| diagnostic | " + " | ".join(f"{fault} ({len(next(iter(r.values())))})" for fault, r in results.items()) + " |"
+def kept(page: Path) -> dict[str, list[str]]:
+    """The rows of an earlier page, as `rows_of` gives them."""
+    lines = (line.strip("| ").split(" | ") for line in page.read_text().splitlines() if line.startswith("| "))
+    return {name: [cell.strip("()") for cell in cells] for name, *cells in lines}
+
+
+def table(rows: dict[str, list[str]], repetitions: list[int], n: int) -> str:
+    """Markdown."""
+    heads = (f"{fault} ({count})" for fault, count in zip(FAULTS, repetitions, strict=True))
     lines = [
         "# What each diagnostic catches",
         "",
         "Written by `python -m benchmarks.diagnostics`.",
         f"Share of repetitions with p below 0.01, at {n} trials of 49 draws; the number of repetitions in brackets.",
         "Exact samples should give 0.01. In brackets: what the diagnostic cannot see, for the reason below the table.",
-        "The last row takes the smallest of all p-values times their number, as `posterior.uncertainty.assess` does.",
         "",
-        head,
-        "|" + "---|" * (len(results) + 1),
+        f"| diagnostic | {' | '.join(heads)} |",
+        "|" + "---|" * (len(FAULTS) + 1),
     ]
-    lines += [f"| {name} | {' | '.join(shares(results, name))} |" for name in DIAGNOSTICS]
-    lines += [f"| **all of them** | {' | '.join(shares(together, 'all of them'))} |", "", "Blind, and why:", ""]
+    for name in (*DIAGNOSTICS, *([TOGETHER] if TOGETHER in rows else [])):
+        blind = (name in cannot_see(fault) for fault in FAULTS)
+        cells = (f"({share})" if b else share for share, b in zip(rows[name], blind, strict=True))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    if TOGETHER in rows:
+        lines += ["", f"{TOGETHER}: the smallest of all p-values times their number, as `posterior.uncertainty.assess` has it."]
+    lines += ["", "Blind, and why:", ""]
     for fault, reasons in BLIND.items():
         lines += [f"- {fault}: {', '.join(names)}: {why}." for why, names in reasons.items()]
     return "\n".join(lines) + "\n"
@@ -244,14 +257,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repetitions", type=int, help="of each; 100 of exact samples and 20 of faults where not given")
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--only", nargs="+", choices=list(DIAGNOSTICS), help="measure these, keep the page's other rows")
     a = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    repetitions = [a.repetitions or (100 if fault.startswith("exact") else 20) for fault in FAULTS]
     results = {}
-    for fault in FAULTS:
-        repetitions = a.repetitions or (100 if fault.startswith("exact") else 20)
-        results[fault] = measure(fault, repetitions, a.trials)
-        print(f"{fault}: done")
-    text = table(results, a.trials)
+    for fault, count in zip(FAULTS, repetitions, strict=True):
+        results[fault] = measure(fault, count, a.trials, only=a.only or DIAGNOSTICS)
+        print(f"{fault}: done", flush=True)
+    text = table((kept(a.out) if a.only else {}) | rows_of(results), repetitions, a.trials)
     a.out.write_text(text)
     print(text)
 

@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 
 import posterior
-from benchmarks.diagnostics import BIMODAL_FAULTS, DIAGNOSTICS, FAULTS, GAUSSIAN_FAULTS, Toy, cannot_see, main, measure
+from benchmarks.diagnostics import BIMODAL_FAULTS, DIAGNOSTICS, FAULTS, GAUSSIAN_FAULTS, Toy, cannot_see, kept, main, measure
 from posterior.draws import Draws, Stats
 from posterior.uncertainty import (
     Ranks,
@@ -397,7 +397,11 @@ def test_exact_samples_pass_in_95_of_100_repetitions(fault):
 
 
 def test_the_benchmark_writes_its_table(tmp_path, capsys):
-    main(["--repetitions", "1", "--trials", "60", "--out", str(tmp_path / "table.md")])
-    lines = (tmp_path / "table.md").read_text().splitlines()
-    assert len([line for line in lines if line.startswith("| ")]) == 2 + len(DIAGNOSTICS)
-    assert all(fault in "".join(lines) for fault in (*GAUSSIAN_FAULTS, *BIMODAL_FAULTS))
+    page = tmp_path / "table.md"
+    main(["--repetitions", "1", "--trials", "60", "--out", str(page)])
+    first = page.read_text().splitlines()
+    assert len([line for line in first if line.startswith("| ")]) == 2 + len(DIAGNOSTICS)
+    assert all(fault in "".join(first) for fault in (*GAUSSIAN_FAULTS, *BIMODAL_FAULTS))
+    assert kept(page)["all together"][GAUSSIAN_FAULTS.index("prior only")] == "1.00"
+    main(["--repetitions", "1", "--trials", "60", "--out", str(page), "--only", "reliability"])
+    assert page.read_text().splitlines() == first
