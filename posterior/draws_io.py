@@ -223,7 +223,7 @@ def save_tree(tree: DataTree, path: str | os.PathLike[str]) -> None:
     netcdf = path.suffix == ".nc"
     encoding: dict[str, Any] = {}
     for group in ("posterior", "posterior_predictive"):
-        variables = tree[group].to_dataset(inherit=False).variables if group in tree.children else {}
+        variables = tree.children[group].to_dataset(inherit=False).variables if group in tree.children else {}
         for name, variable in variables.items():
             if variable.dims[:2] == ("chain", "draw"):
                 chunks = (1, 1, *variable.shape[2:])

@@ -33,16 +33,16 @@ for name, score in analysis.fields.items():
 # %%
 draws = analysis.draws
 places = problem.stations[["latitude", "longitude"]].to_numpy()
-plots.field(draws, draws.std[0], "standard deviation, and the stations", points=places)
+plots.field(draws, draws.std, "standard deviation, and the stations", points=places)
 
 # %% [markdown]
 # Probabilities follow by counting draws: here, of pressure below 1000 hPa.
 
 # %%
-plots.field(draws, 1 - exceedance(draws, 1000.0)[0], "P(pressure < 1000 hPa)", kind="probability", points=places)
+plots.field(draws, 1 - exceedance(draws, 1000.0), "P(pressure < 1000 hPa)", kind="probability", points=places)
 
 # %%
-plots.profile(draws, "longitude", {"latitude": draws.event_shape[1] // 2})
+plots.profile(draws, "longitude")
 
 # %%
-draws.plot(problem.truth)
+draws.plot(problem.truth[0])

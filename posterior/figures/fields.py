@@ -223,7 +223,8 @@ def coastlines() -> tuple[np.ndarray, ...]:
         if path.is_file():
             import shapefile
 
-            with shapefile.Reader(str(path)) as reader:
+            reader: Any = shapefile.Reader(str(path))
+            with reader:
                 return tuple(part for shape in reader.iterShapes() for part in _parts(shape))
     return ()
 

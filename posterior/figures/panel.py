@@ -120,8 +120,8 @@ def _data(draws: Draws, data: Tensor | None) -> _Panel | None:
     values = data if data is not None else draws.observed
     if values is None:
         return None
-    looks_like_k_space = draws.kind == "complex" and values.ndim >= 4
-    if values.is_complex() or looks_like_k_space:
+    as_magnitude = values.is_complex() or (draws.kind == "complex" and values.ndim >= 4)  # such as k-space
+    if as_magnitude:
         values = values.abs().square().reshape(-1, *values.shape[-2:]).sum(0).sqrt()
     flat = array(values.double())
     while flat.ndim > 2 and flat.shape[0] == 1:
@@ -130,7 +130,7 @@ def _data(draws: Draws, data: Tensor | None) -> _Panel | None:
         if given:
             raise ValueError(f"plot: the data have shape {tuple(values.shape)}; wanted an image (rows, columns)")
         return None
-    if looks_like_k_space or (data if given else draws.observed).is_complex():
+    if as_magnitude:
         return _Panel("data, magnitude", np.where(flat > 0, flat, np.nan), "log")
     return _Panel("data", flat, "data")
 
@@ -146,7 +146,7 @@ def _images(draws: Draws, panels: list[_Panel], data: _Panel | None, colours: st
     if rows == 1 and columns:
         shown = [shown[0][i : i + columns] for i in range(0, len(shown[0]), columns)]
     where, wide = plane(draws), len(shown[0])
-    tall = where.shape_on_paper(draws.event_shape[-2:])
+    tall = where.shape_on_paper((draws.event_shape[-2], draws.event_shape[-1]))
     width = min(4.2, max(1.7, 2.5 / tall))
     figure = new_figure(wide * (width + 1.0), len(shown) * (max(1.6, width * tall) + 0.75))
     axes = figure.subplots(len(shown), wide, squeeze=False)

@@ -143,7 +143,7 @@ class Viewer:
         values, scale = self.values()
         source = png(values, scale, self._where)
         words = {"draw": f"draw {self.draw.value}", "quantile": f"quantile {self.quantile.value:.3g}"}
-        what = words.get(self.show.value, self.show.value)
+        what = words.get(str(self.show.value), str(self.show.value))
         self.picture.caption = f"{what} of {self.draws.name}"
         self.picture.source = source
         bar = png(np.linspace(scale.low, scale.high, 128)[None], Scale(scale.colours, scale.low, scale.high, scale.units))
