@@ -62,10 +62,9 @@ def streamed(draws: int, size: int) -> tuple[float, int]:
         before = time.process_time()
     _, _, _ = moments.mean, moments.std, sketch.interval(0.9)
     seconds = time.process_time() - start - made
-    held = sketch.memory + 2 * 8 * size * size
-    print(
-        f"  stream of {draws:>6} draws: {seconds:6.2f} s of all cores, {held / 2**20:.0f} MiB held, ranks within {sketch.standard_error:.2%}"
-    )
+    held, error = sketch.memory + 2 * 8 * size * size, sketch.standard_error
+    cost = f"{seconds:6.2f} s of all cores, {held / 2**20:.0f} MiB held"
+    print(f"  stream of {draws:>6} draws: {cost}, ranks within {error:.2%}", flush=True)
     return seconds, held
 
 

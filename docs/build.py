@@ -49,7 +49,7 @@ def stage(tutorials: tuple[str, ...] = TUTORIALS) -> None:
         target = PAGES / path.relative_to(DOCS)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(linked(path.read_text(encoding="utf-8"), path, tutorials), encoding="utf-8")
-    for path in (p for suffix in ("png", "svg", "jpg", "html") for p in DOCS.rglob(f"*.{suffix}")):
+    for path in (p for suffix in ("png", "svg", "jpg") for p in DOCS.rglob(f"*.{suffix}")):
         shutil.copyfile(path, PAGES / path.relative_to(DOCS))
     for name, staged in OUTSIDE.items():
         text = (ROOT / name).read_text(encoding="utf-8")
