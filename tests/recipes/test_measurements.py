@@ -67,6 +67,14 @@ class TestGaussian:
         fit = fit_gaussian(measured(physical, 1.0, 1e-3), (N,), [Affine(5.0, s) for s in shifts], laps=3)
         torch.testing.assert_close(fit.covariance, torch.cov(z.T, correction=0), atol=1e-2, rtol=0)
 
+    def test_a_better_start_begins_higher_and_is_left_alone(self):
+        x = normal(60, N, seed=8) @ torch.linalg.cholesky(covariance(N)).T
+        like, truth = measured(x, 0.5, 0.1), covariance(N)
+        kept = truth.clone()
+        white, near = (fit_gaussian(like, (N,), laps=2, start=s) for s in (1.0, truth))
+        assert near.evidence[0] > white.evidence[2]
+        torch.testing.assert_close(truth, kept, rtol=0, atol=0)
+
     def test_any_linear_operator(self):
         x = 3 * normal(40, 1, 8, 8, seed=4)
         physics = SuperResolution((1, 8, 8), 2).double()

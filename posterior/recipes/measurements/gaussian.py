@@ -53,7 +53,7 @@ def fit_gaussian(
     affines: Sequence[Affine] | None = None,
     *,
     laps: int = 30,
-    start: float = 1.0,
+    start: float | Tensor = 1.0,
     progress: Callable[[int, float], None] | None = None,
 ) -> GaussianFit:
     """Maximise sum_i log N(y_i; A_i mu, A_i C A_i^T + R_i) over mu and C.
@@ -69,7 +69,8 @@ def fit_gaussian(
 
     Other arguments:
         laps: Of expectation and maximisation.
-        start: Variance of the white Gaussian that it begins with, standardised.
+        start: Covariance (n, n) that it begins with, standardised, or the variance of a white one. The less is seen of a
+            field the more laps a poor start takes.
         progress: Called with the number of laps done and the mean evidence.
 
     Returns:
@@ -85,7 +86,7 @@ def fit_gaussian(
     if not likelihoods or n > MOST_UNKNOWNS:
         raise ValueError(f"fit_gaussian: {len(likelihoods)} data of {n} unknowns; wanted data, and {MOST_UNKNOWNS} at most")
     data = [_Measured.of(like, event_shape, Affine() if affines is None else affines[i]) for i, like in enumerate(likelihoods)]
-    mean, cov = np.zeros(n), start * np.eye(n)
+    mean, cov = np.zeros(n), np.array(start) if isinstance(start, Tensor) else start * np.eye(n)
     evidence = []
     for lap in range(laps + 1):
         means, spread, total = _expect(data, mean, cov)
