@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 from pathlib import Path
 
 import torch
@@ -20,7 +22,7 @@ from posterior.uncertainty import PriorCheck, check_prior
 FOLDER = Path(__file__).parent.parent / "priors"
 
 
-def put_on_card(name: str, check: PriorCheck) -> None:
+def put_on_card(name: str, check: PriorCheck, command: str) -> None:
     """The verdicts in posterior.json, and on the page with a link to the whole report."""
     path = FOLDER / name / "posterior.json"
     config = json.loads(path.read_text())
@@ -33,7 +35,7 @@ def put_on_card(name: str, check: PriorCheck) -> None:
         "",
         "## Verdicts",
         "",
-        f"`python data/training/check_brain_mri.py {name}`; the whole report is in check.md.",
+        f"`{command}`; the whole report is in check.md.",
         "",
     ]
     page.write_text(before + "\n".join([*lines, *(f"- {v}" for v in check.verdicts)]) + "\n")
@@ -65,7 +67,7 @@ def main() -> None:
         progress=lambda what, share: print(f"{what} {100 * share:.0f} %", flush=True),
     )
     check.save(FOLDER / args.name)
-    put_on_card(args.name, check)
+    put_on_card(args.name, check, shlex.join(["python", "data/training/check_brain_mri.py", *sys.argv[1:]]))
     print(*check.verdicts, sep="\n")
 
 

@@ -86,7 +86,7 @@ def fit_gaussian(
     if not likelihoods or n > MOST_UNKNOWNS:
         raise ValueError(f"fit_gaussian: {len(likelihoods)} data of {n} unknowns; wanted data, and {MOST_UNKNOWNS} at most")
     data = [_Measured.of(like, event_shape, Affine() if affines is None else affines[i]) for i, like in enumerate(likelihoods)]
-    mean, cov = np.zeros(n), np.array(start) if isinstance(start, Tensor) else start * np.eye(n)
+    mean, cov = np.zeros(n), start.double().numpy().copy() if isinstance(start, Tensor) else start * np.eye(n)
     evidence = []
     for lap in range(laps + 1):
         means, spread, total = _expect(data, mean, cov)
