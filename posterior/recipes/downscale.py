@@ -65,6 +65,13 @@ class DownscaleProblem:
         return GaussianLikelihood(self.average, self.y, self.sigma)
 
 
+def default_prior() -> str:
+    """The bundled prior that the demo runs: of temperature where there is one, else of pressure."""
+    from posterior.priors.loading import bundled_priors
+
+    return "t2m-uk" if "t2m-uk" in bundled_priors() else "slp-north-atlantic"
+
+
 def held_out_field(prior: Prior, time: str | None = None) -> tuple[Tensor, str, str] | None:
     """A field of the registry's reanalysis on the prior's grid (1, H, W), its time and its origin; None if it is not at hand.
 

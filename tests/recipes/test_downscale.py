@@ -76,7 +76,7 @@ def _without_reference(prior):
 def test_command_on_a_draw_of_the_prior(tmp_path, monkeypatch):
     monkeypatch.setenv("POSTERIOR_DATA_DIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    options = ["--draws", "20", "--steps", "1", "--output", "a.nc"]
+    options = ["--prior", "slp-north-atlantic", "--draws", "20", "--steps", "1", "--output", "a.nc"]
     result = typer.testing.CliRunner().invoke(app, ["demo", "downscale", *options])
     assert result.exit_code == 0, result.output
     for word in ("bicubic", "optimal", "a draw of the prior", "small", "wrote a.nc"):

@@ -43,7 +43,7 @@ DEMOS = {
         {"acceleration": 8.0, "output": "posterior-demo-mri-8x.nc"},
     ),
     "deblur": Demo(deblur, "Galaxies seen through a point-spread function of the Hubble telescope."),
-    "downscale": Demo(downscale, "A pressure field of the North Atlantic from averages over cells four times as wide."),
+    "downscale": Demo(downscale, "A weather field from averages over cells four times as wide."),
     "weather": Demo(weather, "A pressure map of the North Atlantic from 30 stations."),
 }
 

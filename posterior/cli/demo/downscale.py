@@ -12,7 +12,6 @@ from posterior.cli._common import (
     CheckpointOption,
     DrawsOption,
     OutputOption,
-    PriorOption,
     SamplerName,
     SamplerOption,
     Sampling,
@@ -25,7 +24,10 @@ from posterior.cli._comparison import finish
 
 
 def downscale(
-    prior: PriorOption = "slp-north-atlantic",
+    prior: Annotated[
+        str | None,
+        typer.Option(help="A bundled prior of a weather field, or a folder; t2m-uk, else slp-north-atlantic, if not given."),
+    ] = None,
     sampler: SamplerOption = SamplerName.bridge,
     steps: StepsOption = None,
     draws: DrawsOption = 20,
@@ -46,6 +48,7 @@ def downscale(
         from posterior.recipes import downscale as recipe
         from posterior.recipes.comparison import figure
 
-        problem = recipe.demo_problem(posterior.load_prior(prior), seed, factor=factor, time=time)
+        network = posterior.load_prior(prior or recipe.default_prior())
+        problem = recipe.demo_problem(network, seed, factor=factor, time=time)
         found = recipe.downscale(problem, sampling.method(), **sampling.settings())
         finish(found, figure(found), output)
