@@ -28,8 +28,8 @@ The same with plots of accuracy against time and panels of reconstructions: `doc
   *energy*: fair energy score over the root of the number of pixels. *chi2*: mean over draws of ||y - A x||^2 / (m sigma^2).
 - *50 %* to *95 %*: share of pixels inside that central interval; empty where there are too few draws (90 % takes 19).
   *spread*: spread over error, 1 if calibrated. *AUSE*: area under the sparsification error. *spectrum*: mean |log10| ratio of
-  the power of draws to that of the truth. *calls*, *VJPs*: network calls and vector-Jacobian products a draw; *s*: seconds of
-  one thread for all draws of a problem, on a machine with other load; *MB*: peak memory beyond what was there before.
+  the power of draws to that of the truth. *calls*, *VJPs*: network calls and vector-Jacobian products a draw; *s*: processor
+  seconds of one thread for all draws of a problem; *MB*: peak memory beyond what was there before.
 - Point estimates have no uncertainty, and none is judged of them.
 """
 COLUMNS = {
