@@ -10,7 +10,7 @@ from torch import Tensor
 
 import posterior
 from benchmarks.fields.brains import brain_case, brain_image
-from benchmarks.fields.cases import Case, Suite
+from benchmarks.fields.cases import DEVELOPMENT, Case, Suite
 from benchmarks.fields.classical.images import DEBLUR
 from operators import Blur, Offset, PSFBlur, gaussian_kernel, motion_kernel
 from posterior.io.psf import read_psfs
@@ -65,7 +65,7 @@ def build(cell: str, problem: int, quick: bool, draws: int) -> Case:
         kernel = gaussian_kernel(1.5) if "Gaussian" in cell else motion_kernel(9.0, 0.5)
         operator = Blur(kernel.float(), (side, side), "reflect")
         return brain_case("blur", cell, problem, draws, operator, brain_image(problem, side), 0.02, kernel=kernel)
-    kernel = functions()[problem % len(functions())].float()
+    kernel = functions()[(problem + problem // DEVELOPMENT) % len(functions())].float()
     if kernel.shape[-1] > side:
         cut = (kernel.shape[-1] - side) // 2 + 1
         kernel = kernel[cut:-cut, cut:-cut] / kernel[cut:-cut, cut:-cut].sum()

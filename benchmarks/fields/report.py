@@ -151,45 +151,53 @@ def _comparison(rows: list[Row]) -> list[str]:
 
 
 def _verdicts(rows: dict[str, list[Row]]) -> list[str]:
-    """Who has the lowest CRPS, the coverage nearest to 90 %, and how soon the default reaches the best peer's CRPS."""
+    """CRPS, PSNR and coverage of the default against the best of the others, and how soon it reaches the best peer's CRPS."""
     body = []
     for name, these in rows.items():
         for (kind,), of_cell in groups(these, "cell").items():
-            found = compared(of_cell)
-            if found:
-                body.append([name, kind, *_lead(of_cell, found), _coverage_lead(of_cell), _speed(of_cell)])
-    head = ["suite", "cell", "CRPS of the default against the best other method", "verdict", "distance from 90 % coverage"]
-    return markdown([*head, "time to the best peer's CRPS"], body)
+            if compared(of_cell):
+                figures = (_lead(of_cell, "crps", 4), _lead(of_cell, "psnr", 2), _coverage_lead(of_cell), _speed(of_cell))
+                body.append([name, kind, *figures])
+    head = ["suite", "cell", "CRPS", "PSNR", "distance from 90 % coverage", "time to the best peer's CRPS"]
+    words = f"`{DEFAULT}` at its default against the method that does best against it, none of ours, on the problems both have."
+    return [words, "", *markdown(head, body)]
 
 
-def _lead(rows: list[Row], found: dict[tuple[str, str], Paired]) -> tuple[str, str]:
-    best = max(found, key=lambda k: found[k].difference)
-    p = found[best]
-    theirs = by_problem(rows, *best, "crps")
-    mine = by_problem(rows, DEFAULT, "default", "crps")
-    common = [k for k in mine if k in theirs]
-    a, b = (sum(v[k] for k in common) / len(common) for v in (mine, theirs))
-    words = f"{a:.4f} against {b:.4f} of {label({'method': best[0], 'setting': best[1]})}, {p.n} problems in common"
-    verdict = "leads" if p.difference < 0 else f"**loses** by {100 * (a / b - 1):.0f} %"
+def _lead(rows: list[Row], column: str, digits: int) -> str:
+    better = -1 if column == "crps" else 1
+    found = compared(rows, column)
+    best = min(found, key=lambda k: better * found[k].difference)
+    p, name = found[best], label({"method": best[0], "setting": best[1]})
+    mine, theirs = by_problem(rows, DEFAULT, "default", column), by_problem(rows, *best, column)
+    a, b = (sum(v[k] for k in mine if k in theirs) / p.n for v in (mine, theirs))
+    wins = better * p.difference > 0
+    share = f"{100 * (a / b - 1):.0f} %" if column == "crps" else f"{b - a:.1f} dB"
+    verdict = "leads" if wins else f"**loses** by {share}"
     if p.n < 3:
-        return words, verdict + ", too few problems to test"
-    sure = p.high < 0 if p.difference < 0 else p.low > 0
-    return words, verdict + ("" if sure else ", within the error")
+        verdict += f", {p.n} problem{'s' if p.n > 1 else ''}: too few to test"
+    elif p.low <= 0 <= p.high:
+        verdict += f", within the error of {p.n} problems"
+    else:
+        verdict += f", {p.n} problems"
+    return f"{cell(a, digits)}, {cell(b, digits)} of {name}: {verdict}"
 
 
 def _coverage_lead(rows: list[Row]) -> str:
-    """Mean distance of the share inside 90 % intervals from 0.9, ours and the smallest of the others."""
-    away = {}
-    for (method, setting), these in groups([r for r in rows if r["cov90"]], "method", "setting").items():
-        if setting in ("default", "tuned"):
-            away[method, setting] = abs(mean(these, "cov90") - 0.9)
-    mine = away.pop((DEFAULT, "default"), math.nan)
-    others = {k: v for k, v in away.items() if k[0] not in OURS}
-    if not others:
-        return cell(mine, 3)
-    best = min(others, key=lambda k: others[k])
-    verdict = "" if mine <= others[best] else ", **loses**"
-    return f"{cell(mine, 3)}; {cell(others[best], 3)} of {label({'method': best[0], 'setting': best[1]})}{verdict}"
+    """Distance of the mean share inside 90 % intervals from 0.9."""
+    mine = by_problem(rows, DEFAULT, "default", "cov90")
+    best, words = math.inf, ""
+    others = {(r["method"], r["setting"]) for r in rows if r["setting"] in ("default", "tuned") and r["method"] not in OURS}
+    for key in sorted(others):
+        theirs = by_problem(rows, *key, "cov90")
+        common = [k for k in mine if k in theirs]
+        if not common:
+            continue
+        a, b = (abs(sum(v[k] for k in common) / len(common) - 0.9) for v in (mine, theirs))
+        if b - a < best:
+            best = b - a
+            verdict = "leads" if a <= b else "**loses**"
+            words = f"{cell(a, 3)}, {cell(b, 3)} of {label({'method': key[0], 'setting': key[1]})}: {verdict}"
+    return words
 
 
 def _speed(rows: list[Row]) -> str:

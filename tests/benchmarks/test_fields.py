@@ -19,6 +19,8 @@ from benchmarks.fields.methods import BUDGETS, CHEAP, GRIDS, OURS, PEERS, listed
 from benchmarks.fields.report import DEFAULT, read_rows, results_page
 from benchmarks.fields.scores import LEVELS, SCORES, Outcome, scores
 from benchmarks.harness.runner import Method
+from benchmarks.peers.common import peer_problem
+from benchmarks.peers.deepinv import decomposed
 from benchmarks.registry import BENCHMARKS as EVERY
 from benchmarks.registry import DOCS, FIELDS_RESULTS, MAPS
 from operators import Inpainting
@@ -114,6 +116,35 @@ class TestMethods:
         a, b = (run(Method(name), replace(case, draws=4), suite, short) for _ in range(2))
         assert a.samples.shape == (4, 1, SIDE, SIDE) and a.nfe > 0 and not a.point
         assert torch.equal(a.samples, b.samples)
+
+    def test_large_problems_are_put_to_peers_without_matrices(self, case, monkeypatch):
+        """Norm, pseudo-inverse and singular system agree with those of the matrix."""
+        peer = peer_problem(case, -3.0, 6.0)
+        u = torch.randn(2, *case.event_shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        power, undo, (dense, y) = peer.power(), peer.pseudo_inverse(), decomposed(peer)
+        monkeypatch.setattr("benchmarks.peers.common.LARGEST_MATRIX", 0)
+        assert not peer.small
+        assert peer.power() == pytest.approx(power)
+        torch.testing.assert_close(peer.pseudo_inverse()(peer.forward(u)), undo(peer.forward(u)), rtol=0, atol=1e-4)
+        free, data = decomposed(peer)
+        torch.testing.assert_close(free.A_adjoint(free.A(u)), dense.A_adjoint(dense.A(u)))
+        torch.testing.assert_close(free.A_adjoint(data), dense.A_adjoint(y))
+
+    def test_a_network_is_asked_for_its_own_noise_levels(self, case):
+        class Network(posterior.NetworkPrior):
+            def __init__(self):
+                self.asked, self.affine, self.sigma_min, self.sigma_max = [], posterior.priors.base.Affine(), 0.01, 20.0
+                self.reference, self.rms, self.event_shape = None, 1.0, case.event_shape
+
+            def denoise(self, x, sigma):
+                self.asked.append((float(x.max()), float(sigma)))
+                return x
+
+        network = Network()
+        peer = peer_problem(replace(case, prior=network), 0.0, 2.0)
+        for level in (1e-6, 1.0, 50.0):
+            peer.denoise(torch.ones(1, *case.event_shape).double(), level)
+        assert network.asked == [(2.0, 0.01), (2.0, 2.0), (pytest.approx(0.4), 20.0)]
 
     def test_grids_name_every_peer(self):
         names = {f"{library} {kind}" for library, kinds in PEERS.items() for kind in kinds}

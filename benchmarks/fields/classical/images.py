@@ -35,9 +35,14 @@ def richardson_lucy(case: Case, iterations: int) -> Estimate:
     References:
         Richardson. Bayesian-based iterative method of image restoration. 1972. J. Opt. Soc. Am. 62.
         Lucy. An iterative technique for the rectification of observed distributions. 1974. Astron. J. 79.
+
+    Raises:
+        ValueError: If the image is complex.
     """
     from skimage.restoration import richardson_lucy as deconvolve
 
+    if case.event_shape[0] != 1:
+        raise ValueError("Richardson-Lucy takes light, which is never negative, and no complex images")
     kernel = case.facts["kernel"].double().clamp_min(0).numpy()
     done = [
         torch.from_numpy(deconvolve(c.clamp_min(1e-6).numpy(), kernel, num_iter=iterations, clip=False)) for c in _data(case)

@@ -25,10 +25,10 @@ def total_variation(case: Case, weight: float, iterations: int = 300) -> Estimat
     physics, y = case.likelihood.operator, case.likelihood.y
     complex_image = len(case.event_shape) == 3 and case.event_shape[0] == 2
     shape = case.event_shape[1:] if complex_image else case.event_shape
-    kind = np.complex64 if complex_image else np.float32
+    kind = np.complex64
 
     def to_torch(x: np.ndarray) -> Tensor:
-        values = np.stack([x.real, x.imag]) if complex_image else x
+        values = np.stack([x.real, x.imag]) if complex_image else x.real
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None].to(y.dtype)
 
     def to_numpy(x: Tensor) -> np.ndarray:
@@ -36,7 +36,7 @@ def total_variation(case: Case, weight: float, iterations: int = 300) -> Estimat
         return (values[0] + 1j * values[1] if complex_image else values).astype(kind)
 
     class Operator(sigpy.linop.Linop):
-        """The operator, linear over the reals; sigpy wants one type for the data and the image."""
+        """The operator, linear over the reals; sigpy takes complex numbers throughout."""
 
         def __init__(self) -> None:
             super().__init__(tuple(y.shape), shape)
