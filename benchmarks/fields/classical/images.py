@@ -60,8 +60,8 @@ def bicubic(case: Case) -> Estimate:
 
 
 DEBLUR = {
-    "Wiener": Classical(wiener, {"balance": [0.001, 0.01, 0.1, 1.0]}, {"balance": 0.01}),
-    "Richardson-Lucy": Classical(richardson_lucy, {"iterations": [5, 10, 20, 40]}, {"iterations": 20}),
+    "Wiener": Classical(wiener, {"balance": [0.1, 1.0, 10.0, 100.0]}, {"balance": 1.0}),
+    "Richardson-Lucy": Classical(richardson_lucy, {"iterations": [2, 4, 8, 16]}, {"iterations": 8}),
     "TV": TV,
     "exact Gaussian": EXACT_GAUSSIAN,
 }
