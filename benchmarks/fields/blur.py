@@ -35,7 +35,9 @@ def functions() -> Tensor:
 
 
 def galaxies(problem: int, side: int) -> Tensor:
-    """One to three Sersic galaxies, a disc with a bulge each, (1, side, side); averaged over pixels; the peak of the first is 0.3 to 1.
+    """Up to three Sersic galaxies, each a disc with a bulge, averaged over pixels, (1, side, side).
+
+    The first peaks at 0.3 to 1.
 
     References:
         Sersic. Atlas de galaxias australes. 1968.
