@@ -22,15 +22,21 @@ denoiser is exact and a posterior that is known, so each error below is the samp
   *std error*: mean of its distance from 1, and the 90 % quantile over coordinates. *coverage*: exact probability of the
   sampler's central 90 % intervals. *modes*: total variation of the shares of the modes.
 - *calls*, *VJPs*: denoiser calls and vector-Jacobian products through it for each draw; *s*: seconds for 100 draws, one
-  thread.
+  thread, on cores shared with other work, which can make them several times too long.
 - The line *exact draws* shows what a perfect sampler scores with as many draws.
 - * marks methods that return a point estimate: their spread means nothing and only the bias is to be read.
 """
 
 
+def over_cells(rows: list[Row], column: str) -> float:
+    """The mean over cells of the mean over each one's problems: cells count alike, however many problems they have."""
+    values = [value for these in groups(rows, "cell").values() if math.isfinite(value := mean(these, column))]
+    return sum(values) / len(values) if values else math.nan
+
+
 def bias(rows: list[Row]) -> float:
     """Root of the mean squared bias; Monte-Carlo error can leave less than nothing."""
-    return math.sqrt(max(0.0, mean(rows, "bias2")))
+    return math.sqrt(max(0.0, over_cells(rows, "bias2")))
 
 
 def marked(rows: list[Row]) -> str:
@@ -60,7 +66,7 @@ def _ratio(rows: list[Row]) -> str:
     fine = [r for r in rows if r["status"] == "ok"]
     if not fine:
         return rows[0]["status"] if rows else ""
-    return cell(mean(fine, "ratio"))
+    return cell(over_cells(fine, "ratio"))
 
 
 def _problems(rows: list[Row]) -> str:
@@ -74,9 +80,9 @@ def moment_table(rows: list[Row]) -> list[str]:
     head = ["mean over cells", "bias", "std", "std error", "worst tenth", "coverage", *(["modes"] if modes else [])]
     body = []
     for of_method in ordered([r for r in rows if r["status"] == "ok"]):
-        line = [marked(of_method), cell(bias(of_method)), *(cell(mean(of_method, c)) for c in ("std_ratio", "std_error"))]
-        line += [cell(mean(of_method, "worst_std")), cell(mean(of_method, "coverage90"))]
-        line += [cell(mean(of_method, "mode_error"))] if modes else []
+        line = [marked(of_method), cell(bias(of_method)), *(cell(over_cells(of_method, c)) for c in ("std_ratio", "std_error"))]
+        line += [cell(over_cells(of_method, "worst_std")), cell(over_cells(of_method, "coverage90"))]
+        line += [cell(over_cells(of_method, "mode_error"))] if modes else []
         body.append([*line, *costs(of_method)])
     return markdown([*head, "calls", "VJPs", "s"], body)
 
@@ -84,7 +90,7 @@ def moment_table(rows: list[Row]) -> list[str]:
 def costs(rows: list[Row]) -> list[str]:
     """Calls, products and seconds for 100 draws."""
     seconds = sum(100 * float(r["seconds"]) / float(r["draws"]) for r in rows) / len(rows)
-    return [cell(mean(rows, "nfe"), 0), cell(mean(rows, "vjps"), 0), cell(seconds)]
+    return [cell(over_cells(rows, "nfe"), 0), cell(over_cells(rows, "vjps"), 0), cell(seconds)]
 
 
 def results_page(rows: list[Row]) -> str:
@@ -121,8 +127,10 @@ def choice_tables(rows: list[Row]) -> dict[str, list[str]]:
                 line.append(these[0]["status"] if these else "")
                 cost.append("")
                 continue
-            spread = "" if fine[0]["point"] else f" / {cell(mean(fine, 'std_ratio'))} / {cell(mean(fine, 'coverage90'))}"
-            line.append(f"{cell(mean(fine, 'ratio'))} / {cell(bias(fine))}{spread}")
+            spread = (
+                "" if fine[0]["point"] else f" / {cell(over_cells(fine, 'std_ratio'))} / {cell(over_cells(fine, 'coverage90'))}"
+            )
+            line.append(f"{cell(over_cells(fine, 'ratio'))} / {cell(bias(fine))}{spread}")
             cost.append(" / ".join(costs(fine)))
         errors.append(line)
         if of_method[0]["method"] != EXACT:

@@ -9,7 +9,7 @@ import posterior
 from benchmarks.__main__ import main
 from benchmarks.exact.benchmark import LAYOUT, measure
 from benchmarks.exact.methods import GRIDS, LIBRARIES, OURS, methods, run, settings_of
-from benchmarks.exact.report import choice_tables, results_page
+from benchmarks.exact.report import choice_tables, over_cells, results_page
 from benchmarks.exact.scores import SCORES, Yardstick, scores
 from benchmarks.exact.suites import SUITES, build_case
 from benchmarks.exact.tuning import candidates
@@ -195,3 +195,8 @@ def test_marked_blocks_are_filled_and_prose_is_kept(case):
     assert fill(filled, choice_tables(rows)) == filled
     with pytest.raises(ValueError, match="no block"):
         fill("nothing", {"errors": []})
+
+
+def test_cells_count_alike_however_many_problems_they_have():
+    rows = [{"cell": "a", "ratio": "1"}, {"cell": "b", "ratio": "2"}, {"cell": "b", "ratio": "4"}, {"cell": "c", "ratio": ""}]
+    assert over_cells(rows, "ratio") == 2
