@@ -68,7 +68,7 @@ def body(rows: list[Row]) -> list[str]:
 
 def overall(rows: list[Row]) -> list[str]:
     """One line a method, averaged over its problems by count of values."""
-    head = ["method", "fair CRPS", "in 90 %", "spread/skill", "RMSE", "bias", "members", "calls", "s"]
+    head = ["method", "problems", "fair CRPS", "in 90 %", "spread/skill", "RMSE", "bias", "members", "calls", "s"]
     found = groups(rows, "method", "setting")
     table = []
     for method in METHODS:
@@ -78,6 +78,7 @@ def overall(rows: list[Row]) -> list[str]:
             table.append(
                 [
                     label(these[0]),
+                    str(len(these)),
                     cell(_mean(these, "crps"), 3),
                     cell(100 * _mean(these, "coverage90"), 1),
                     cell(math.sqrt(_mean(these, "variance") / squared), 3),

@@ -1,0 +1,61 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.harness.runner import Method
+from benchmarks.weather.benchmark import BRIDGE, ETKF, LAYOUT, LINEAR, METHODS, OI, measure
+from benchmarks.weather.cases import MONTHS, Case
+from benchmarks.weather.report import body, comparisons, overall
+from posterior.recipes.weather import demo_problem
+from tests.recipes.pressure import pressure_prior
+
+
+def _row(method, cell, problem, crps, suite="days", count=561):
+    row = LAYOUT.blank((suite, cell, str(problem), method.name, method.setting), 20)
+    figures = {"count": count, "crps": crps, "coverage90": 0.9, "bias": 0.1, "squared_error": 4.0, "variance": 3.61}
+    return row | {k: str(v) for k, v in {**figures, "nfe": 10, "seconds": 1}.items()} | {"status": "ok"}
+
+
+def _rows():
+    rng = np.random.default_rng(0)
+    rows = []
+    for cell in MONTHS:
+        for problem in range(2):
+            hard = 1 + rng.uniform()
+            share = {BRIDGE: 0.9, ETKF: 1.1}
+            rows += [_row(m, cell, problem, hard * share.get(m.name, 1.0)) for m in METHODS]
+    return rows
+
+
+def test_comparisons_are_paired_by_day():
+    lines = comparisons(_rows())
+    against_oi = next(line for line in lines if line.startswith(f"| {BRIDGE}, 10 calls | {OI} "))
+    assert "-10.0 % | -10.0 to -10.0 %" in against_oi and "24 of 24" in against_oi
+    against_etkf = next(line for line in lines if line.startswith(f"| {BRIDGE}, 40 calls | {ETKF} "))
+    assert f"{100 * (0.9 / 1.1 - 1):+.1f} %" in against_etkf
+
+
+def test_averages_count_values():
+    method = METHODS[1]
+    rows = [_row(method, "h", 0, 1.0, "hour", 10), _row(method, "h", 1, 2.0, "hour", 30)]
+    line = overall(rows)[-1].split(" | ")
+    assert line[1:5] == ["2", "1.750", "90.0", "0.950"]
+
+
+def test_the_page_has_a_section_for_each_suite():
+    rows = _rows()
+    assert not any("real hour" in line for line in body(rows))
+    rows += [_row(m, "h", k, 0.5, "hour", 16) for m in METHODS for k in range(5)]
+    text = "\n".join(body(rows))
+    assert "## By month" in text and "80 stations" in text and "Settings chosen" in text
+
+
+@pytest.mark.parametrize("method", [Method(OI), Method(LINEAR, "2 calls"), Method(BRIDGE, "2 calls")], ids=lambda m: m.name)
+def test_a_row_is_measured(method):
+    case = Case("days", "01", 0, 20, demo_problem(pressure_prior(), 1, stations=10), 1)
+    row = measure(method, case, {})
+    assert row["status"] == "ok" and 0 < float(row["crps"]) < 8 and row["count"] == "117"
+    held = case.given.without(np.arange(10) < 4)
+    row = measure(method, replace(case, suite="hour", given=replace(held, truth=None)), {})
+    assert row["status"] == "ok" and row["count"] == "4"
