@@ -32,7 +32,7 @@ def pressure_prior():
     coefficients[0], coefficients[1] = 1012.0, -5.0
     made.climatology = Climatology(coefficients, 1)
     coords = {"latitude": LATITUDE, "longitude": LONGITUDE}
-    made.labels = Labels("slp", ("channel", "latitude", "longitude"), coords, {"standard_name": SLP})
+    made.labels = Labels("slp", ("channel", "latitude", "longitude"), coords)  # the name slp says it all
     return made
 
 

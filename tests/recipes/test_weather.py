@@ -210,6 +210,7 @@ def test_files_are_cf_and_load_again(result, tmp_path):
         assert tree["time"].values == np.datetime64("2009-01-15")
         assert tree.attrs["Conventions"].startswith("CF-")
         mean = tree["analyses"]["posterior_mean"]
+        assert mean.attrs["standard_name"] == SLP
         assert np.allclose(mean, result.draws.mean)
         assert tree["analyses"].attrs["posterior: fair CRPS"] == pytest.approx(result.fields["posterior"].crps)
         assert tree["stations"].sizes["report"] == 25

@@ -10,7 +10,7 @@ import torch
 from posterior.figures.fields import Plane, colour_bar, image, plane
 from posterior.figures.style import BLUE, ORANGE, Scale, diverging, new_figure, sequential
 from posterior.recipes.weather.analysis import OI, POSTERIOR, Analysis
-from posterior.recipes.weather.problem import station_operator
+from posterior.recipes.weather.problem import standard_name, station_operator
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,12 +116,11 @@ def _title(name: str, analysis: Analysis) -> str:
 
 def _headline(analysis: Analysis) -> str:
     problem = analysis.problem
-    labels = problem.prior.labels
-    assert labels is not None  # the grid came from them
+    what = standard_name(problem.prior).replace("_", " ")
     moment = str(problem.time)[:16].replace("T", " ")
     gone = 0 if problem.dropped is None else int(problem.dropped["reason"].str.startswith("gross error").sum())
     parts = [
-        f"{labels.attrs.get('long_name', labels.name)}, {moment} UTC",
+        f"{what}, {moment} UTC",
         f"{len(problem.stations)} stations of {problem.source}",
         f"{analysis.draws.n} draws",
     ]

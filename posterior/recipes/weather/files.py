@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from posterior.recipes.weather.problem import COLUMNS
+from posterior.recipes.weather.problem import ALIASES, COLUMNS, standard_name
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -41,18 +41,20 @@ def to_datatree(analysis: Analysis) -> DataTree:
     problem, draws = analysis.problem, analysis.draws
     labels = problem.prior.labels
     assert labels is not None
+    name = standard_name(problem.prior)
+    known = ({"standard_name": name} if name in ALIASES else {}) | dict(labels.attrs)
     tree = draws.to_datatree()
     time = {"standard_name": "time", "long_name": "time of the analysis, UTC"}
     tree.dataset = tree.to_dataset().assign_coords(time=((), problem.time.astype("datetime64[ns]"), time))
     tree.attrs["title"] = f"{labels.name} given {len(problem.stations)} stations of {problem.source}"
     for group in ("posterior", "reference"):
         if group in tree.children:
-            tree[group][draws.name].attrs.update(labels.attrs)
+            tree[group][draws.name].attrs.update(known)
     fields: dict[str, Any] = {}
     for name, members in analysis.ensembles.items():
         moments = {"mean": members.mean(0)[0], "standard_deviation": members.std(0)[0]}
         for what, values in moments.items():
-            attrs = {**labels.attrs, "units": draws.units, "long_name": f"{what.replace('_', ' ')} of the {name} ensemble"}
+            attrs = {**known, "units": draws.units, "long_name": f"{what.replace('_', ' ')} of the {name} ensemble"}
             attrs["cell_methods"] = f"realization: {what}"
             fields[f"{_plain(name)}_{what}"] = (draws.dims, values.numpy(), attrs)
     tree["analyses"] = xr.DataTree(xr.Dataset(fields, attrs=_score_attrs(analysis.fields)))

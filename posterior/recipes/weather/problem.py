@@ -21,6 +21,21 @@ if TYPE_CHECKING:
 
 Law = Literal["gaussian", "outlier", "student"]
 LAWS: tuple[Law, ...] = ("gaussian", "outlier", "student")
+# Usual short names of variables, by CF standard name.
+ALIASES = {
+    "air_pressure_at_mean_sea_level": (
+        "slp",
+        "msl",
+        "mslp",
+        "psl",
+        "prmsl",
+        "sea_level_pressure",
+        "mean_sea_level_pressure",
+        "pressure_reduced_to_msl",
+        "seaLevelPress",
+    ),
+    "air_temperature": ("t2m", "tas", "temperature", "2m_temperature"),
+}
 COLUMNS = ("station", "latitude", "longitude", "time", "value", "sigma")
 
 
@@ -122,6 +137,15 @@ def grid_of(prior: Prior) -> Grid:
     if len(shape) != 3 or shape[0] != 1:
         raise ValueError(f"prior '{prior.name}' has fields of shape {shape}; wanted one variable, (1, latitude, longitude)")
     return Grid(np.asarray(coords["latitude"]), np.asarray(coords["longitude"]))
+
+
+def standard_name(prior: Prior) -> str:
+    """CF standard name of the prior's variable: as stated, or the one that its short name is usual for."""
+    if prior.labels is None:
+        return ""
+    name = prior.labels.name
+    usual = next((standard for standard, others in ALIASES.items() if name in others), name)
+    return str(prior.labels.attrs.get("standard_name", usual))
 
 
 def station_operator(prior: Prior, stations: pd.DataFrame) -> StationObservations:

@@ -12,26 +12,12 @@ from posterior.io.units import UnitError, conversion
 from posterior.likelihoods import GaussianLikelihood
 from posterior.priors.base import Prior
 from posterior.recipes.weather.baselines import event_shape, innovations, reference_of
-from posterior.recipes.weather.problem import COLUMNS, Law, StationProblem, grid_of, station_operator
+from posterior.recipes.weather.problem import ALIASES, COLUMNS, Law, StationProblem, grid_of, standard_name, station_operator
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _PER_DEGREE = 100  # positions that agree when rounded to so many parts are one place, as registers give them
-_ALIASES = {
-    "air_pressure_at_mean_sea_level": (
-        "slp",
-        "msl",
-        "mslp",
-        "psl",
-        "prmsl",
-        "sea_level_pressure",
-        "mean_sea_level_pressure",
-        "pressure_reduced_to_msl",
-        "seaLevelPress",
-    ),
-    "air_temperature": ("t2m", "tas", "temperature", "2m_temperature"),
-}
 
 
 @dataclass(frozen=True)
@@ -62,7 +48,7 @@ def errors_of(prior: Prior, instrument: float | None = None, representativeness:
     Raises:
         ValueError: If one is missing and there is no default.
     """
-    name = _standard_name(prior)
+    name = standard_name(prior)
     default = DEFAULT_ERRORS.get(name)
     given = {"instrument": instrument, "representativeness": representativeness}
     missing = [what for what, value in given.items() if value is None]
@@ -125,7 +111,7 @@ def screen(
     """
     import pandas as pd
 
-    standard = _standard_name(prior)
+    standard = standard_name(prior)
     rows, name = _select(table, prior, variable)
     errors = errors or errors_of(prior)
     rows = _in_units(rows, table.attrs.get("units", {}), name, prior, errors)
@@ -158,20 +144,11 @@ def screen(
     return StationProblem(on_date, used, when, dropped=left_out, law=law, source=source)
 
 
-def _standard_name(prior: Prior) -> str:
-    """CF standard name of the prior's variable: as stated, or the one that its short name is usual for."""
-    if prior.labels is None:
-        return ""
-    name = prior.labels.name
-    usual = next((standard for standard, others in _ALIASES.items() if name in others), name)
-    return str(prior.labels.attrs.get("standard_name", usual))
-
-
 def _select(table: Any, prior: Prior, variable: str | None) -> tuple[pd.DataFrame, str]:
     """Rows of the variable, and its name in the table."""
-    standard, labels = _standard_name(prior), prior.labels
+    standard, labels = standard_name(prior), prior.labels
     there = [str(v) for v in table["variable"].unique()]
-    wanted = [variable] if variable is not None else [standard, *([labels.name] if labels else []), *_ALIASES.get(standard, ())]
+    wanted = [variable] if variable is not None else [standard, *([labels.name] if labels else []), *ALIASES.get(standard, ())]
     found = next((name for name in wanted if name in there), None)
     if found is None:
         raise ValueError(
