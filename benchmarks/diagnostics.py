@@ -234,7 +234,7 @@ def table(rows: dict[str, list[str]], repetitions: list[int], n: int) -> str:
         "",
         "Written by `python -m benchmarks.diagnostics`.",
         f"Share of repetitions with p below 0.01, at {n} trials of 49 draws; the number of repetitions in brackets.",
-        "Exact samples should give 0.01. In brackets: what the diagnostic cannot see, for the reason below the table.",
+        "Exact samples should give 0.01. In brackets: what it cannot see, or hardly, for the reason below the table.",
         "",
         f"| diagnostic | {' | '.join(heads)} |",
         "|" + "---|" * (len(FAULTS) + 1),
@@ -245,7 +245,7 @@ def table(rows: dict[str, list[str]], repetitions: list[int], n: int) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     if TOGETHER in rows:
         lines += ["", f"{TOGETHER}: the smallest of all p-values times their number, as `posterior.uncertainty.assess` has it."]
-    lines += ["", "Blind, and why:", ""]
+    lines += ["", "Blind, or nearly so, and why:", ""]
     for fault, reasons in BLIND.items():
         lines += [f"- {fault}: {', '.join(names)}: {why}." for why, names in reasons.items()]
     return "\n".join(lines) + "\n"
