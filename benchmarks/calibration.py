@@ -37,7 +37,7 @@ FOLDER = ROOT.parent / "runs" / "calibration"
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 TESTED = 20  # trials that a p-value takes
 REPAIR = 0.6  # share of the trials that the repair may see
-SMALLEST_REPAIR = 40  # trials from which on there is one
+SMALLEST_REPAIR = 25  # trials from which on there is one
 OPTIONS = {"mri-4x": {"side": 48}, "mri-8x": {"side": 48}}
 DEFAULT = "GaussianBridge"
 
