@@ -108,7 +108,8 @@ def score(problem: str, trials: Trials, sampler: str) -> dict[str, Any]:
         }
         views = {"pixels": look.values, "region means": look.region_means}
         row["leave_one_out"] = {name: leave_one_out(trials.map(view)).record() for name, view in views.items()}
-        row["spread_factor"] = recalibrate_spread(shown.split(first)[0]).factor
+        if first >= TESTED:
+            row["spread_factor"] = recalibrate_spread(shown.split(first)[0]).factor
     return row
 
 
@@ -198,8 +199,10 @@ def _repair(row: dict[str, Any]) -> list[str]:
     words = (
         f"Conformal risk control. {first['guarantee']} {first['assumes']} With n trials the guarantee itself costs about "
         f"100 / (n + 1) points of coverage too much: {100 / (n + 1):.1f} with {n}, {100 / row['trials']:.1f} with "
-        f"{row['trials'] - 1}. Simple recalibration of the spread on the first {n} trials: times {row['spread_factor']:.3f}."
+        f"{row['trials'] - 1}."
     )
+    if "spread_factor" in row:
+        words += f" Simple recalibration of the spread on the first {n} trials: times {row['spread_factor']:.3f}."
     return [f"### Repair of {row['sampler']}", "", *markdown(head, body), "", *textwrap.wrap(words, 120), ""]
 
 
