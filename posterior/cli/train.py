@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +27,7 @@ def train(
 ) -> None:
     """Train a score or flow prior on gridded fields, resuming what was interrupted.
 
-    On several GPUs: accelerate launch -m posterior.cli train CONFIG.
+    On several GPUs: accelerate launch -m posterior train CONFIG.
     """
     with one_sentence(), notes():
         import shlex
@@ -43,6 +44,9 @@ def train(
         if (folder / "checkpoint.pt").exists():
             note(f"going on from {folder / 'checkpoint.pt'}")
         command = f"posterior train {shlex.quote(str(config))}"
+        if int(os.environ.get("RANK", "0")) > 0:  # the first of several processes speaks for all
+            train_prior(settings, out, folder, folder=config.parent)
+            return
         with bar("training", loss="loss {}", held_out="held-out {}") as update:
             report = _report(update)
             prior = train_prior(settings, out, folder, folder=config.parent, command=command, report=report)
