@@ -38,7 +38,7 @@ class TestGridded:
         assert prior.labels.dims == ("channel", "latitude", "longitude")
         for dim, size in zip(prior.labels.dims, shape, strict=True):
             assert prior.labels.coords[dim].size == size
-        for key in ("summary", "licence", "data", "train", "develop", "commands", "curves", "held_out_rmse", "checks"):
+        for key in ("summary", "licence", "data", "train", "develop", "commands", "curves", "held_out_rmse"):
             assert prior.card[key], key
         assert (resource("priors", name) / "README.md").read_text().startswith(f"# {name}\n")
 
