@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -59,17 +59,17 @@ class Sampling:
     batch_size: int
     checkpoint: Path | None
 
-    def method(self) -> Sampler:
-        """The sampler that is asked for."""
+    def method(self, bridge: Callable[[int], Sampler] | None = None) -> Sampler:
+        """The sampler that is asked for; ``bridge`` makes it where a task has a `GaussianBridge` of its own."""
         import posterior
 
         makers: dict[str, Any] = {
-            "bridge": posterior.GaussianBridge,
+            "bridge": bridge or posterior.GaussianBridge,
             "mmps": posterior.MMPS,
             "pigdm": posterior.PiGDM,
             "dps": posterior.DPS,
         }
-        return makers[self.sampler](steps=self.steps or _DEFAULT_STEPS[self.sampler])
+        return makers[self.sampler](self.steps or _DEFAULT_STEPS[self.sampler])
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of `posterior.sample`, with a progress bar."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,10 @@ _LISTED = 20  # reports that are listed one by one
 
 def run(problem: StationProblem, sampling: Sampling, output: Path, folds: int, background: Tensor | None = None) -> None:
     """Sample, write the result and its picture, print the tables."""
-    from posterior.recipes.weather import assimilate, figure
+    from posterior.recipes.weather import assimilate, bridge, figure
 
-    result = assimilate(problem, sampling.method(), folds=folds, background=background, **sampling.settings())
+    sampler = sampling.method(partial(bridge, problem.prior))
+    result = assimilate(problem, sampler, folds=folds, background=background, **sampling.settings())
     write(result, figure(result), output)
     _report(result)
     wrote(output)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.runner import Method
-from benchmarks.weather.benchmark import BRIDGE, ETKF, LAYOUT, LINEAR, METHODS, OI, measure
+from benchmarks.weather.benchmark import BRIDGE, ETKF, LAYOUT, LINEAR, METHODS, OI, chosen, measure
 from benchmarks.weather.cases import MONTHS, Case
 from benchmarks.weather.report import body, comparisons, overall
-from posterior.recipes.weather import demo_problem
+from posterior.recipes.weather import bridge, demo_problem
 from tests.recipes.pressure import pressure_prior
 
 
@@ -34,6 +34,13 @@ def test_comparisons_are_paired_by_day():
     assert "-10.0 % | -10.0 to -10.0 %" in against_oi and "24 of 24" in against_oi
     against_etkf = next(line for line in lines if line.startswith(f"| {BRIDGE}, 40 calls | {ETKF} "))
     assert f"{100 * (0.9 / 1.1 - 1):+.1f} %" in against_etkf
+
+
+def test_the_levels_of_the_package_are_those_of_the_benchmark():
+    sampler, settings = bridge(pressure_prior()), chosen()[BRIDGE]
+    rms = pressure_prior().rms
+    assert sampler.sigma_max == pytest.approx(settings["sigma_max"] * rms)
+    assert sampler.sigma_min == pytest.approx(settings["sigma_min"] * rms)
 
 
 def test_averages_count_values():

@@ -15,9 +15,9 @@ from posterior.io.registry import fetch
 from posterior.likelihoods import GaussianLikelihood
 from posterior.priors.base import Prior
 from posterior.recipes.calibration.problem import CalibrationProblem, Yardstick
+from posterior.recipes.weather.analysis import bridge
 from posterior.recipes.weather.problem import grid_of, station_operator
 from posterior.recipes.weather.simulation import random_stations
-from posterior.samplers.bridge import GaussianBridge
 
 if TYPE_CHECKING:
     from xarray import DataArray
@@ -126,7 +126,7 @@ def pressure_problem(prior: Prior, trials: int, seed: int = 0, *, stations: int 
         prior=OnDates(prior, dates),
         experiment=Reports(prior, stations, sigma),
         yardstick=YARDSTICK,
-        sampler=GaussianBridge(),
+        sampler=bridge(prior),
         truths=fields,
         dims=prior.labels.dims if prior.labels is not None else None,
         coords=None if prior.labels is None else {k: v for k, v in prior.labels.coords.items() if k in prior.labels.dims},

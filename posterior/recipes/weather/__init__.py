@@ -1,7 +1,7 @@
 """Weather: from a table of station reports to an ensemble of fields, baselines, scores and a map."""
 
 from posterior.recipes.weather.altimeter import with_altimeter
-from posterior.recipes.weather.analysis import Analysis, Localisation, assimilate
+from posterior.recipes.weather.analysis import Analysis, Localisation, assimilate, bridge
 from posterior.recipes.weather.baselines import GaussianAnalysis, LinearPrior, optimal_interpolation
 from posterior.recipes.weather.etkf import calendar_window, etkf, gaspari_cohn
 from posterior.recipes.weather.figures import figure
@@ -20,6 +20,7 @@ __all__ = [
     "StationProblem",
     "area_weights",
     "assimilate",
+    "bridge",
     "calendar_window",
     "demo_problem",
     "errors_of",
