@@ -187,7 +187,7 @@ def test_stack_in_a_likelihood_and_the_samplers():
     torch.testing.assert_close(exact.std.flatten(), (cov - gain @ matrix @ cov).diagonal().sqrt())
 
     # 200 draws know the mean to 0.07 standard deviations
-    for sampler in (posterior.MMPS(steps=16), posterior.GaussianBridge(steps=4)):
+    for sampler in (posterior.MMPS(steps=16), posterior.GaussianBridge(steps=4, tolerance=1e-7)):
         draws = posterior.sample(prior, like, sampler, draws=200, seed=0, batch_size=200, progress=False)
         error = (draws.mean - exact.mean) / exact.std
         assert error.abs().mean() < 0.1 and error.abs().max() < 0.3
@@ -200,11 +200,11 @@ def test_offsets_and_winds_in_a_likelihood():
     area = AreaAverage(GRID, 2, channels=2)
     prior, like, A = problem([wind, area], [0.3, 0.5], wind.img_size)
     options = {"draws": 4, "seed": 0, "progress": False}
-    plain = posterior.sample(prior, like, posterior.GaussianBridge(steps=4), **options)
+    plain = posterior.sample(prior, like, posterior.GaussianBridge(steps=4, tolerance=1e-7), **options)
     shifted = Stack([Offset(wind, 2.0), area])
     y = A.join({0: A.split(like.y)[0] + 2.0, 1: A.split(like.y)[1]})
     offset = posterior.GaussianLikelihood(shifted, y, like.sigma)
-    again = posterior.sample(prior, offset, posterior.GaussianBridge(steps=4), **options)
+    again = posterior.sample(prior, offset, posterior.GaussianBridge(steps=4, tolerance=1e-7), **options)
     torch.testing.assert_close(again.samples, plain.samples, rtol=1e-4, atol=1e-4)
 
     speeds = Stack({"speed": Compose(WindSpeed(), wind), "analysis": area})

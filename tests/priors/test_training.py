@@ -164,10 +164,10 @@ class TestTraining:
     @pytest.mark.parametrize("objective", ["denoising", "flow"])
     def test_beats_the_reference_on_held_out_fields(self, objective, tmp_path):
         made = {
-            "steps": 300,
-            "learning_rate": 0.02,
+            "steps": 600,
+            "learning_rate": 0.01,
             "validate_every": 0,
-            "checkpoint_every": 300,
+            "checkpoint_every": 600,
             "sigma_min": 1.5,
             "sigma_max": 6.0,
         }
@@ -175,7 +175,7 @@ class TestTraining:
         assert held_out_score(prior, job.fields(40, 1), (2.0,)) < 0.95
         assert not prior.network.training
         assert not any(p.requires_grad for p in prior.network.parameters())
-        assert len((tmp_path / "loss.csv").read_text().splitlines()) == 300
+        assert len((tmp_path / "loss.csv").read_text().splitlines()) == 600
 
     def test_result_is_the_best_on_held_out_fields(self, tmp_path):
         prior = job.make_prior()
