@@ -135,7 +135,9 @@ def test_check_prior(here, prior_folder, fields):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "wanted one of --data and --held-out"),
+        ([], "names no dataset; wanted one of --data and --held-out"),
+        (["--data", "a.toml", "--held-out", "b.npy"], "wanted one of --data and --held-out"),
+        (["--training", "a.npy"], "--training goes with --held-out"),
         (["--held-out", "no.npy"], "no.npy: there is no such file"),
         (["--held-out", "no.nc"], "gridded data come with --data"),
         (["--data", "no.toml"], "no.toml: there is no such file"),

@@ -16,14 +16,17 @@ from posterior.cli._common import BatchOption, SeedOption, notes, one_sentence
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from posterior.priors.base import Prior
+    from posterior.priors.network import NetworkPrior
 
 
 def check_prior(
     prior: Annotated[str, typer.Argument(help="A bundled prior, or a folder in diffusers' format.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="TOML file of a training run, whose data.develop are the held-out fields and data.train the others."),
+        typer.Option(
+            help="TOML file of a training run, whose data.develop are the held-out fields and data.train the others; "
+            "the dataset that the prior's card names if not given."
+        ),
     ] = None,
     held_out: Annotated[
         Path | None, typer.Option(help="Instead of --data: fields (n, channels, height, width) in a .npy, physical units.")
@@ -44,16 +47,17 @@ def check_prior(
         import posterior
         from posterior.uncertainty import check_prior as examine
 
-        if (data is None) == (held_out is None):
+        if data is not None and held_out is not None:
             raise ValueError("check-prior: wanted one of --data and --held-out")
+        if training is not None and held_out is None:
+            raise ValueError("check-prior: --training goes with --held-out")
         network = posterior.load_prior(prior)
         folder = output or Path(f"{network.name}-check")
         if folder.exists() and not folder.is_dir():
             raise FileExistsError(f"{folder} is a file; wanted a folder")
-        if data is not None:
+        if held_out is None:
             held, known, dates, days = _gridded(network, data, most)
         else:
-            assert held_out is not None
             held, known, dates, days = _array(held_out), None if training is None else _array(training), None, 1
             held = held[_spaced(len(held), most)]
         with _bar() as report:
@@ -91,17 +95,25 @@ def _array(path: Path) -> Tensor:
     return torch.from_numpy(array)
 
 
-def _gridded(prior: Prior, config: Path, most: int) -> tuple[Tensor, Tensor, Any, int]:
+def _gridded(prior: NetworkPrior, config: Path | None, most: int) -> tuple[Tensor, Tensor, Any, int]:
     """Held-out and training fields, their dates for a prior with a calendar, and how many held-out fields count as one."""
-    from posterior.recipes.training import read_config
+    from posterior.recipes.training import dataset_of, read_config
     from posterior.recipes.training.data import load_fields
 
-    fields = load_fields(read_config(config).data, config.parent)
+    if config is None:
+        data, folder = dataset_of(prior.card), Path()
+        if data is None:
+            raise ValueError(
+                f"check-prior: the card of prior '{prior.name}' names no dataset; wanted one of --data and --held-out"
+            )
+    else:
+        data, folder = read_config(config).data, config.parent
+    fields = load_fields(data, folder)
     rows = _spaced(len(fields.develop), most)
     dates = None
     if prior.climatology is not None:
         if fields.times is None or fields.develop_times is None:
-            raise ValueError(f"{config}: fields without times; prior '{prior.name}' has a calendar")
+            raise ValueError(f"{config or data.registry}: fields without times; prior '{prior.name}' has a calendar")
         dates = (fields.develop_times[rows.numpy()], fields.times)
     apart = max(1, len(fields.develop) // max(1, len(rows)))
     return fields.develop[rows], fields.train, dates, 1 if fields.times is None else max(1, round(10 / apart))

@@ -1,6 +1,7 @@
 """``posterior train``: configurations, data of every make, and the prior that comes out."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from typer.testing import CliRunner
 
 import posterior
 from posterior.cli import app
-from posterior.recipes.training import read_config, train_prior
+from posterior.recipes.training import dataset_of, read_config, train_prior
+from posterior.recipes.training.config import DataConfig, dataset_entry
 from posterior.recipes.training.data import load_fields
 
 TEXT = """
@@ -207,3 +209,19 @@ class TestCommand:
         result = CliRunner().invoke(app, ["train", "config.toml"])
         assert result.exit_code == 2
         assert "error: config.toml: unknown key training.stepz" in result.output
+
+
+@pytest.mark.parametrize("name", ["slp-north-atlantic", "slp-north-atlantic-flow", "t2m-uk", "currents-agulhas"])
+def test_cards_name_the_dataset_of_their_configuration(name):
+    config = read_config(Path(__file__).parents[2] / "data" / "training" / f"{name}.toml")
+    card = posterior.bundled_priors()[name]
+    assert dataset_of(card) == config.data
+    assert dataset_of({"dataset": dataset_entry(config.data)}) == config.data
+
+
+def test_a_card_names_no_file_of_a_user():
+    assert dataset_entry(DataConfig(train=(("2001", "2002"),), file="mine.nc")) is None
+    assert dataset_of({"dataset": None}) is None
+    assert dataset_of({}) is None
+    with pytest.raises(ValueError, match="unknown key card.dataset.where"):
+        dataset_of({"dataset": {"train": [], "where": "here"}})

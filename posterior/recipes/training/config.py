@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import tomllib
 import types
@@ -188,6 +189,23 @@ def read_config(path: str | os.PathLike[str]) -> TrainingConfig:
         return _build(TrainingConfig, table, "")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def dataset_of(card: dict[str, Any]) -> DataConfig | None:
+    """The data that a prior's card says it was trained on; None where it names no dataset of the registry.
+
+    Raises:
+        ValueError: If the entry is not what `train_prior` writes.
+    """
+    table = card.get("dataset")
+    return None if table is None else _build(DataConfig, table, "card.dataset")
+
+
+def dataset_entry(data: DataConfig) -> dict[str, Any] | None:
+    """What a card keeps of ``data``, for `dataset_of`: nothing of a user's own file, which others do not have."""
+    if data.registry is None:
+        return None
+    return json.loads(json.dumps({k: v for k, v in dataclasses.asdict(data).items() if v not in (None, (), {})}))
 
 
 def _build(kind: type[_T], table: Any, where: str) -> _T:

@@ -16,7 +16,7 @@ from posterior.priors.training import Step, batches_of, train
 from posterior.priors.training.workers import Workers
 from posterior.recipes.training.build import Standardised, build_prior, measure, standardise
 from posterior.recipes.training.card import curves, draw_curves, page
-from posterior.recipes.training.config import TrainingConfig
+from posterior.recipes.training.config import TrainingConfig, dataset_entry
 from posterior.recipes.training.data import Fields, load_fields
 
 LEVELS = 16
@@ -109,6 +109,7 @@ def _card(
         "summary": config.summary,
         "licence": config.licence,
         "data": list(config.sources),
+        "dataset": dataset_entry(config.data),
         "train": [list(period) for period in config.data.train],
         "develop": [list(period) for period in config.data.develop],
         "fields": {"train": len(data.train), "develop": len(data.develop)},
