@@ -1,6 +1,6 @@
 """A prior of pressure fields from measurements alone, beside priors that saw clean fields.
 
-``python -m benchmarks.measurements --run RUN``: every sixth day of 2001-2008 (without August 2005) is seen through
+``python -m benchmarks.measurements --run RUN``: every third day of 2001-2008 (without August 2005) is seen through
 another random fifth of its grid points, with noise of 0.5 hPa; climatology and scale come from the same measurements.
 Scored on 2009: the denoising error, and the CRPS of reconstructions from a random fifth.
 """
@@ -95,7 +95,7 @@ def homogeneous(data: list[posterior.GaussianLikelihood], climatology: Climatolo
     rows, columns = (g.flatten() for g in torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
     cov = by_lag[(rows[:, None] - rows) % (2 * h), (columns[:, None] - columns) % (2 * w)]
     eigenvalues, vectors = torch.linalg.eigh((cov + cov.T) / 2)
-    return vectors @ (eigenvalues.clamp_min(1e-4)[:, None] * vectors.T)
+    return vectors @ (eigenvalues.clamp_min(1e-2)[:, None] * vectors.T)
 
 
 def _row(empty: Climatology, day: np.datetime64) -> Tensor:
@@ -262,11 +262,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of fits, draws and checkpoints; a second run goes on")
     parser.add_argument("--report", action="store_true", help="only write page and figure from the results file")
-    parser.add_argument("--every", type=int, default=6, help="of the training days, take one in so many")
-    parser.add_argument("--gaussian-laps", type=int, default=6)
+    parser.add_argument("--every", type=int, default=3, help="of the training days, take one in so many")
+    parser.add_argument("--gaussian-laps", type=int, default=20)
     parser.add_argument("--laps", type=int, default=1)
-    parser.add_argument("--per-lap", type=int, default=96)
-    parser.add_argument("--steps", type=int, default=60, help="training steps in each lap")
+    parser.add_argument("--per-lap", type=int, default=320)
+    parser.add_argument("--steps", type=int, default=400, help="training steps in each lap")
     parser.add_argument("--days", type=int, default=12, help="days of 2009 that are reconstructed")
     parser.add_argument("--draws", type=int, default=12)
     parser.add_argument("--clean", default="slp-north-atlantic", help="the prior that was trained on clean fields")
@@ -279,7 +279,8 @@ def main() -> None:
     keep_large_blocks()
     torch.set_num_threads(1)
     args.run.mkdir(parents=True, exist_ok=True)
-    began = time.process_time()
+    clock = args.run / "cpu_seconds"
+    before = float(clock.read_text()) if clock.exists() else 0.0
     fields, times = pressure()
     rows = training_days(times, args.every)
     data = [seen(fields[i], int(i)) for i in rows]
@@ -305,6 +306,7 @@ def main() -> None:
         priors[name] = {"denoising": denoising(of, held, days, gaussian)}
         if draw:
             priors[name]["reconstruction"] = reconstruction(of, held[some], days[some], args.draws, gaussian)
+        clock.write_text(f"{before + time.process_time():.1f}")
         shown = priors[name].get("reconstruction", {}).get("crps", math.nan)
         print(name, [round(e, 3) for e in priors[name]["denoising"]], f"CRPS {shown:.3f}", flush=True)
 
@@ -324,6 +326,7 @@ def main() -> None:
 
     def tell(lap: Lap) -> None:
         if lap.done % 100 == 0:
+            clock.write_text(f"{before + time.process_time():.1f}")
             print(f"lap {lap.lap}: {lap.what} {lap.done} of {lap.total} {lap.loss:.4f}", flush=True)
 
     settings = TrainingSettings(
@@ -343,7 +346,7 @@ def main() -> None:
         "evidence": [round(e, 4) for e in fit.evidence],
         "sigmas": list(SIGMAS),
         "priors": priors,
-        "cpu_seconds": round(time.process_time() - began),
+        "cpu_seconds": round(float(clock.read_text())),
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     PAGE.write_text(page(results))
