@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 from pathlib import Path
 
 import torch
@@ -63,7 +65,7 @@ def main() -> None:
         print(f"{steps} steps: rms {sizes[steps]:.3f} of held-out images (training images {known:.3f})", flush=True)
     by_steps = ", ".join(f"{size:.3f} with {steps} steps" for steps, size in sizes.items())
     lines = [
-        f"`python data/training/dispersion_brain_mri.py {args.name}`",
+        f"`{shlex.join(['python', 'data/training/dispersion_brain_mri.py', *sys.argv[1:]])}`",
         f"root-mean-square of {args.draws} draws of the same seeds, of that of {args.images} held-out images: {by_steps}; of "
         f"as many training images: {known:.3f}",
         *(
