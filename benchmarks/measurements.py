@@ -197,7 +197,7 @@ def figure(results: dict[str, Any], path: Path) -> None:
     """Denoising error against the clean Gaussian's, and CRPS, as a picture."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(10, 3.6), layout="constrained")
+    made = Figure(figsize=(10, 4), layout="constrained")
     left, right = made.subplots(1, 2)
     base = np.array(results["priors"]["Gaussian of clean fields"]["denoising"])
     names = list(results["priors"])
@@ -205,13 +205,13 @@ def figure(results: dict[str, Any], path: Path) -> None:
     for name, row in results["priors"].items():
         left.semilogx(results["sigmas"], np.array(row["denoising"]) / base, "o-", ms=3, color=colours[name], label=name)
     left.set(xlabel="noise level (hPa)", ylabel="denoising error, times that of\nthe Gaussian of clean fields")
-    left.legend(fontsize=8, frameon=False)
     rows = [(n, r["reconstruction"]) for n, r in results["priors"].items() if "reconstruction" in r]
     for k, (name, r) in enumerate(rows):
         right.errorbar(r["crps"], k, xerr=2 * r["crps_error"], fmt="o", color=colours[name])
     right.set_yticks(range(len(rows)), [n for n, _ in rows], fontsize=8)
     right.invert_yaxis()
-    right.set(xlabel="CRPS at points not seen (hPa), two standard errors")
+    right.set(xlabel="CRPS at points not seen (hPa), ± 2 s.e.")
+    made.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     made.savefig(path, dpi=110)
 
