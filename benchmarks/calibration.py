@@ -126,8 +126,8 @@ for the 90 % one; CRPS is fair; spread / skill is the unbiased ratio, below 1 wh
 are of the ranks (SBC) of pixels, region means and log p(y | x), and of TARP with data-dependent references, from
 {TESTED} trials on. An exact sampler of a perfect prior has p-values above 0.01; here the priors are trained networks,
 and the tests see that they are not perfect. All samplers are at their default settings, GaussianBridge on the
-noise levels of each task's recipe; what is too dear for a laptop has fewer trials and draws, as the table says, and its figures are rough. Seconds were measured on a machine shared
-with other work."""
+noise levels of each task's recipe; what is too dear for a laptop has fewer trials and draws, as the table says,
+and its figures are rough. Seconds were measured on a machine shared with other work."""
 
 
 def page(rows: list[dict[str, Any]]) -> str:
