@@ -36,6 +36,15 @@ def slopes(prior: Prior, images: Tensor) -> list[float]:
     return found
 
 
+def reading(sizes: dict[int, float], known: float) -> str:
+    """How much of what draws lack the steps and the choice of heads account for."""
+    few, many = min(sizes), max(sizes)
+    return (
+        f"with {few} steps {1 - sizes[few]:.3f} is missing: {many} steps give {sizes[many] - sizes[few]:+.3f} back, training "
+        f"heads lack {1 - known:.3f} themselves; the rest is the network's"
+    )
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -68,6 +77,7 @@ def main() -> None:
         f"`{shlex.join(['python', 'data/training/dispersion_brain_mri.py', *sys.argv[1:]])}`",
         f"root-mean-square of {args.draws} draws of the same seeds, of that of {args.images} held-out images: {by_steps}; of "
         f"as many training images: {known:.3f}",
+        reading(sizes, known),
         *(
             f"E<x0, D> / E|D|^2, 1 for the conditional mean, on {args.images} images of the {what}, by sigma: "
             + ", ".join(f"{sigma:g}: {r:.3f}" for sigma, r in zip(LEVELS, row, strict=True))
