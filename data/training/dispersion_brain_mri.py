@@ -41,7 +41,7 @@ def reading(sizes: dict[int, float], known: float) -> str:
     few, many = min(sizes), max(sizes)
     return (
         f"with {few} steps {1 - sizes[few]:.3f} is missing: {many} steps give {sizes[many] - sizes[few]:+.3f} back, training "
-        f"heads lack {1 - known:.3f} themselves; the rest is the network's"
+        f"heads lack {1 - known:.3f} themselves; the rest is not explained by either"
     )
 
 
