@@ -50,7 +50,9 @@ def stage(tutorials: tuple[str, ...] = TUTORIALS) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(linked(path.read_text(encoding="utf-8"), path, tutorials), encoding="utf-8")
     for path in (p for suffix in ("png", "svg", "jpg") for p in DOCS.rglob(f"*.{suffix}")):
-        shutil.copyfile(path, PAGES / path.relative_to(DOCS))
+        target = PAGES / path.relative_to(DOCS)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
     for name, staged in OUTSIDE.items():
         text = (ROOT / name).read_text(encoding="utf-8")
         text = f"# Licence\n\n```text\n{text}\n```\n" if name == "LICENSE" else linked(text, ROOT / name, tutorials)
