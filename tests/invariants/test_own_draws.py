@@ -27,7 +27,8 @@ def test_draws_are_the_same_at_any_batch_size(name):
     one, three, all_at_once = (draw(name, draws=16, batch_size=size).samples for size in (1, 3, 16))
     assert_same(three, one)
     assert_same(all_at_once, one)
-    assert (one[0] - one[1]).abs().max() > 0.05
+    others = one[1:] if sampler_of(name).population else one[1]  # neighbours of a population may be copies
+    assert (one[0] - others).abs().max() > 0.1
 
 
 @single
