@@ -32,9 +32,10 @@ def bar(title: str, **fields: str) -> Iterator[Callable[..., None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
+    blank: dict[str, Any] = dict.fromkeys(fields, 0)
     try:
         with Progress(*columns) as shown:
-            task = shown.add_task(title, total=None, **dict.fromkeys(fields, 0))
+            task = shown.add_task(title, total=None, **blank)
 
             def update(**numbers: Any) -> None:
                 shown.update(task, **numbers)

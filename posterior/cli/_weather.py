@@ -36,15 +36,15 @@ def list_dropped(problem: StationProblem) -> None:
     dropped = problem.dropped
     if dropped is None or not len(dropped):
         return
-    gross = dropped[dropped["reason"].str.startswith("gross error")]
+    gross = dropped.loc[dropped["reason"].str.startswith("gross error")]
     others = dropped.drop(gross.index)
     typer.echo(f"left out: {len(dropped)} reports; all of them, with reasons, are in the group 'dropped' of the file")
     for reason, count in others["reason"].value_counts().items():
         typer.echo(f"  {count}: {reason}")
     units = problem.prior.units
-    for row in gross.head(_LISTED).itertuples():
-        where = f"{row.station} ({row.latitude:.2f} N, {row.longitude:.2f} E)"
-        typer.echo(f"  {where}: {row.value:.1f} {units}, {row.departure:+.1f} from the prior's mean; {row.reason}")
+    for row in gross.head(_LISTED).to_dict("records"):
+        where = f"{row['station']} ({row['latitude']:.2f} N, {row['longitude']:.2f} E)"
+        typer.echo(f"  {where}: {row['value']:.1f} {units}, {row['departure']:+.1f} from the prior's mean; {row['reason']}")
     if len(gross) > _LISTED:
         typer.echo(f"  and {len(gross) - _LISTED} gross errors more")
 

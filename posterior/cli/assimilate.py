@@ -112,7 +112,7 @@ def assimilate(
             table,
             network,
             variable=variable,
-            time=None if time is None else np.datetime64(time),
+            time=time,
             window=window,
             errors=errors_of(network, instrument, representativeness),
             highest=highest,
@@ -123,7 +123,7 @@ def assimilate(
         list_dropped(problem)
         if withhold:
             count = len(problem.stations)
-            problem = problem.without(sum(parts(count, count, seed)[: max(1, round(withhold * count))]) > 0)
+            problem = problem.without(np.any(parts(count, count, seed)[: max(1, round(withhold * count))], axis=0))
         fields = None if background is None else _fields(background, problem.prior, problem.time)
         with notes():
             run(problem, sampling, output, folds, fields)

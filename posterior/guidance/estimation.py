@@ -13,7 +13,7 @@ from torch import Tensor
 from posterior.integrators import DPMSolver2M, Estimate
 from posterior.priors.base import Prior
 from posterior.priors.covariance import Covariance
-from posterior.priors.reference import EOFReference, MeasuredReference, RadialReference, Reference, radial_spectrum
+from posterior.priors.reference import EOFReference, RadialReference, Reference, radial_spectrum
 from posterior.problem import Problem
 from posterior.schedules import Karras
 
@@ -86,8 +86,9 @@ def estimate_reference(
     Raises:
         ValueError: If the shape of a field is not known, or draws or steps are too few.
     """
-    shape = tuple(prior.event_shape) if event_shape is None else tuple(event_shape)
-    if None in shape:
+    wanted = prior.event_shape if event_shape is None else event_shape
+    shape = tuple(size for size in wanted if size is not None)
+    if len(shape) < len(wanted):
         raise ValueError(f"estimate_reference: prior '{prior.name}' takes any image size; say which with event_shape=")
     prior.check_event(shape)
     n = math.prod(shape)
@@ -146,14 +147,14 @@ def _unconditional(denoise: Callable[[Tensor, float], Tensor], prior: Prior, ste
     return x
 
 
-def _fit(fields: Tensor, matrix: bool, full: bool) -> MeasuredReference:
+def _fit(fields: Tensor, matrix: bool, full: bool) -> EOFReference | RadialReference:
     fields = fields.cpu().double()
     if matrix:
         return EOFReference.fit(fields, None if full else len(fields) // 4)
     return RadialReference(*radial_spectrum(fields.flatten(1, -3).reshape(len(fields), -1, *fields.shape[-2:])))
 
 
-def _power(base: MeasuredReference, errors: Tensor) -> Tensor:
+def _power(base: EOFReference | RadialReference, errors: Tensor) -> Tensor:
     """Mean power of errors, as a row of the table of ``base``."""
     errors = errors.cpu().double()
     if isinstance(base, EOFReference):

@@ -124,12 +124,12 @@ class Prior(ABC):
         Raises:
             ValueError: If the prior has no climatology, or ``date`` is no date.
         """
-        from posterior.priors.climatology import as_times
+        from posterior.priors.climatology import as_time
 
         if self.climatology is None:
             raise ValueError(f"prior '{self.name}' has no climatology: its mean does not depend on the date")
         dated = copy.copy(self)
-        dated.date = np.datetime64(as_times(date), "s")
+        dated.date = as_time(date)
         dated.affine = Affine(self.affine.scale, self.climatology.on(dated.date))
         return dated
 

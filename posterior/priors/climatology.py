@@ -84,6 +84,18 @@ def as_times(date: Any) -> np.ndarray:
     return times
 
 
+def as_time(date: Any) -> np.datetime64:
+    """One date as datetime64 of whole seconds.
+
+    Raises:
+        ValueError: If it is no date, or several.
+    """
+    times = as_times(date)
+    if times.ndim:
+        raise ValueError(f"{date!r} is no single date; wanted one as 2005-08-26 or 2019-03-28T15:00")
+    return np.datetime64(times.item(), "s")
+
+
 def _harmonics(times: np.ndarray, yearly: int, daily: int) -> np.ndarray:
     times = times.astype("datetime64[s]")
     years = times.astype("datetime64[Y]")

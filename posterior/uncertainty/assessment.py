@@ -81,7 +81,9 @@ def assess(
     findings: dict[str, Finding] = {}
     chosen = default_quantities(trials) if quantities is None else list(quantities)
     over = regions if isinstance(regions, Quantity) else region_means(regions) if regions else None
-    for i, quantity in enumerate([*chosen, *([over] if over else [])]):
+    if over is not None:
+        chosen = [*chosen, over]
+    for i, quantity in enumerate(chosen):
         (ranks,) = sbc(shown if quantity.pooled else trials, [quantity], seed=seed + i)
         findings[ranks.name] = ranks
         if quantity.pooled or quantity is over:

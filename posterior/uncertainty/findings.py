@@ -26,6 +26,10 @@ class Finding(HasPValue, Protocol):
         ...
 
 
+class _Recorded(Finding, Protocol):
+    def _numbers(self) -> dict[str, Any]: ...
+
+
 class Judged:
     """Gives what has a p-value its verdict."""
 
@@ -38,7 +42,7 @@ class Judged:
         """In words, at the level 0.01."""
         return "consistent with exact samples" if self.passed() else "NOT consistent with exact samples"
 
-    def record(self: Finding) -> dict[str, Any]:
+    def record(self: _Recorded) -> dict[str, Any]:
         """As plain numbers, for a JSON file: p-value, verdict, the sentence, and what the finding rests on."""
         return {"p_value": self.p_value, "passed": self.passed(), "text": str(self)} | self._numbers()
 

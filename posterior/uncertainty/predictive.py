@@ -40,7 +40,8 @@ class ResidualCheck:
         from scipy.stats import chi2
 
         check_level("ResidualCheck.band", level)
-        return tuple(float(chi2.ppf(q, self.count)) / self.count for q in ((1 - level) / 2, (1 + level) / 2))
+        low, high = (float(chi2.ppf(q, self.count)) / self.count for q in ((1 - level) / 2, (1 + level) / 2))
+        return low, high
 
     def passed(self, level: float = 0.01) -> bool:
         """Whether neither tail is below ``level`` / 2."""

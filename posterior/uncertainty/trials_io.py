@@ -75,9 +75,9 @@ def to_datatree(
         "/sample_stats": xr.Dataset(_statistics(every)),
     }
     if all(t.y is not None for t in every) and len({tuple(t.y.shape) for t in every if t.y is not None}) == 1:
-        y = _stack(every, "y")[:, 0]
-        values = np.stack([y.real, y.imag], -1) if np.iscomplexobj(y) else y
-        names = [f"measurement_dim_{i}" for i in range(y.ndim - 1)] + (["complex"] if np.iscomplexobj(y) else [])
+        y = torch.from_numpy(_stack(every, "y")[:, 0])
+        names = [f"measurement_dim_{i}" for i in range(y.ndim - 1)] + (["complex"] if y.is_complex() else [])
+        values = (torch.view_as_real(y) if y.is_complex() else y).numpy()
         groups["/observed_data"] = xr.Dataset({"measurement": (("trial", *names), values, {"long_name": "data"})})
     if all(t.reference is not None for t in every):
         about = {"units": units, "long_name": "event computed from the data alone, for TARP"}
@@ -174,11 +174,12 @@ def _trials(tree: DataTree) -> list[Trial]:
         Trial(
             truths[i],
             draws[i],
-            None if y is None else y[i][None],
-            at(weights, i),
-            at(reference, i),
-            *(at(both.get(k), i) for k in _MEMBERS),
-            at(cost, i),
+            y=None if y is None else y[i][None],
+            log_weights=at(weights, i),
+            reference=at(reference, i),
+            log_prob=at(both.get("log_prob"), i),
+            chi_square=at(both.get("chi_square"), i),
+            cost=at(cost, i),
         )
         for i in range(len(draws))
     ]

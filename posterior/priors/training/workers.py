@@ -73,7 +73,7 @@ class _Accelerated(Workers):
         self.accelerator.backward(loss)
 
     def mean(self, loss: Tensor) -> float:
-        return float(self.accelerator.reduce(loss.detach(), "mean"))
+        return torch.as_tensor(self.accelerator.reduce(loss.detach(), "mean")).item()
 
     def wait(self) -> None:
         self.accelerator.wait_for_everyone()
@@ -85,9 +85,9 @@ class _InPrecision(torch.nn.Module):
     def __init__(self, network: torch.nn.Module, device: torch.device, bfloat16: bool) -> None:
         super().__init__()
         self.network = network
-        self.device, self.bfloat16 = device, bfloat16
+        self.device, self.reduced = device, bfloat16
 
     def forward(self, inputs: Tensor, time: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced):
             out = self.network(inputs, time)
         return (out if isinstance(out, Tensor) else out.sample).float()

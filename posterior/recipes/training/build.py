@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from posterior.priors.climatology import Climatology
 from posterior.priors.loading import load_prior
 from posterior.priors.network import NetworkPrior, unet_multiple
 from posterior.priors.parameterisations import EDM, GaussianResidual, GaussianResidualFlow, Parameterisation, Velocity
-from posterior.priors.reference import EOFReference, MeasuredReference, RadialReference, Reference, radial_spectrum
+from posterior.priors.reference import EOFReference, RadialReference, Reference, radial_spectrum
 from posterior.priors.training.objectives import denoising_errors
 from posterior.recipes.training.config import NetworkConfig, ReferenceConfig, TrainingConfig
 from posterior.recipes.training.data import Fields
@@ -127,8 +127,8 @@ def _network(config: NetworkConfig, inputs: int, outputs: int, seed: int) -> UNe
             dropout=config.dropout,
             add_attention=config.attention,
         )
-    torch.nn.init.zeros_(network.conv_out.weight)
-    torch.nn.init.zeros_(network.conv_out.bias)
+    for parameter in network.conv_out.parameters():
+        torch.nn.init.zeros_(parameter)
     return network
 
 
@@ -159,9 +159,9 @@ def measure(prior: NetworkPrior, fields: Tensor, sigmas: np.ndarray) -> tuple[Re
             at, power = radial_spectrum(errors)
             log = np.interp(reference.frequencies.numpy(), at.numpy(), power.log().numpy())
             rows.append(torch.from_numpy(np.exp(log)))
-    if isinstance(reference, MeasuredReference):
-        changes: dict[str, Any] = {"sigmas": torch.as_tensor(sigmas, dtype=torch.float64), "errors": torch.stack(rows)}
-        reference = dataclasses.replace(reference, **changes)  # pyright: ignore[reportArgumentType]
+    if isinstance(reference, EOFReference | RadialReference):
+        levels = torch.as_tensor(sigmas, dtype=torch.float64)
+        reference = dataclasses.replace(reference, sigmas=levels, errors=torch.stack(rows))
     return reference, curve
 
 

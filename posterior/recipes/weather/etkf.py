@@ -9,6 +9,7 @@ from torch import Tensor
 from operators.grid import EARTH_RADIUS, Grid
 from posterior.likelihoods import Likelihood
 from posterior.priors.base import Affine
+from posterior.priors.climatology import as_time
 
 
 def calendar_window(times: np.ndarray, date: np.datetime64 | str, days: float = 15) -> np.ndarray:
@@ -23,7 +24,7 @@ def calendar_window(times: np.ndarray, date: np.datetime64 | str, days: float = 
         Booleans (n,).
     """
     times = np.asarray(times).astype("datetime64[D]")
-    day = np.datetime64(date, "D")
+    day = as_time(date).astype("datetime64[D]")
     year = 365.2425
     apart = np.abs(
         (times - times.astype("datetime64[Y]")).astype(float) - float((day - day.astype("datetime64[Y]")).astype(int))

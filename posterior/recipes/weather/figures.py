@@ -43,7 +43,7 @@ def figure(analysis: Analysis) -> Figure:
     drawn = new_figure(14.0, rows * (height + 0.7) + 0.4)
     axes = drawn.subplots(rows, 2, squeeze=False)
     spread = sequential(np.stack(list(spreads.values())), units, _PALE)
-    limit = 3 * float(problem.stations["sigma"].median())
+    limit = 3 * float(np.median(problem.stations["sigma"].to_numpy(float)))
     departure = Scale("RdBu_r", -limit, limit, f"observation less mean ({units})", extend="both")
     levels = _isolines([*means.values(), *([] if truth is None else [truth])], units)
     dots: Any = None

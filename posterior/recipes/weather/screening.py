@@ -11,6 +11,7 @@ import torch
 from posterior.io.units import UnitError, conversion
 from posterior.likelihoods import GaussianLikelihood
 from posterior.priors.base import Prior
+from posterior.priors.climatology import as_time
 from posterior.recipes.weather.baselines import event_shape, innovations, reference_of
 from posterior.recipes.weather.problem import ALIASES, COLUMNS, Law, StationProblem, grid_of, standard_name, station_operator
 
@@ -174,7 +175,7 @@ def _in_units(rows: Any, units: Any, name: str, prior: Prior, errors: Errors) ->
 
 def _time(rows: Any, time: np.datetime64 | str | None) -> np.datetime64:
     if time is not None:
-        return np.datetime64(time, "s")
+        return as_time(time)
     return np.datetime64(rows["time"].median().round("h").to_datetime64(), "s")
 
 
@@ -229,8 +230,9 @@ def _leave_one_out(s: np.ndarray, d: np.ndarray, keep: np.ndarray, gross: float)
         removed.append(int(keep[worst]))
         keep = np.delete(keep, worst)
     while removed:
-        gain = np.linalg.solve(s[np.ix_(keep, keep)], s[np.ix_(keep, removed)])
-        variance = np.diag(s)[removed] - (s[np.ix_(keep, removed)] * gain).sum(0)
+        shared = s[keep][:, removed]
+        gain = np.linalg.solve(s[np.ix_(keep, keep)], shared)
+        variance = np.diag(s)[removed] - (shared * gain).sum(0)
         z = (d[removed] - d[keep] @ gain) / np.sqrt(variance)
         best = int(np.argmin(np.abs(z)))
         if abs(z[best]) > gross:

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from posterior.priors.base import Prior
+from posterior.priors.climatology import as_time
 from posterior.recipes.weather.problem import Law, StationProblem, grid_of, station_operator
 from posterior.unconditional import sample_prior
 
@@ -61,7 +62,7 @@ def simulate(
     places = random_stations(grid_of(prior), stations, seed)
     rng = np.random.default_rng([seed, 1])
     exact = station_operator(prior, places).A(truth[None].double())[0, 0].numpy()
-    time = np.datetime64(date, "s")
+    time = as_time(date)
     table = places.assign(time=time, value=exact + sigma * rng.standard_normal(stations), sigma=float(sigma))
     return StationProblem(prior.on(time), table, time, law=law, truth=truth.double(), source=source)
 
