@@ -17,12 +17,9 @@ from posterior.uncertainty import (
     risk_controlling_sets,
 )
 from posterior.uncertainty.conformal import ASSUMPTION, hoeffding_bentkus, largest_risk
+from tests.uncertainty.normal_trials import normal
 
 STATS = Stats(0, 0, 0.0, None, 0, "ok", "", "", "", {})
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def make_trials(n, scale=0.6, draws=39, pixels=20, seed=0):

@@ -16,12 +16,9 @@ from posterior.uncertainty import (
     principal_components,
     summarise_regions,
 )
+from tests.uncertainty.normal_trials import normal
 
 STATS = Stats(0, 0, 0.0, None, 0, "ok", "RED", "", "", {})
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def weighted(draws, seed=1):

@@ -9,10 +9,7 @@ from safetensors.torch import save_file
 import posterior
 from posterior.exact import exact_posterior
 from posterior.uncertainty import Trial, Trials, calibrate, gaussian_experiment, log_likelihood, sbc
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+from tests.uncertainty.normal_trials import normal
 
 
 def make_trial(seed=0, **changes):
