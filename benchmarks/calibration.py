@@ -40,6 +40,7 @@ REPAIR = 0.6  # share of the trials that the repair may see
 SMALLEST_REPAIR = 25  # trials from which on there is one
 OPTIONS = {"mri-4x": {"side": 48}, "mri-8x": {"side": 48}}
 DEFAULT = "GaussianBridge"
+POPULATIONS = ("TDS", "AFDPS", "FKFilter")  # samplers whose draws are the particles of one run
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,9 @@ are of the ranks (SBC) of pixels, region means and log p(y | x), and of TARP wit
 {TESTED} trials on. An exact sampler of a perfect prior has p-values above 0.01; here the priors are trained networks,
 and the tests see that they are not perfect. All samplers are at their default settings, GaussianBridge on the
 noise levels of each task's recipe; what is too dear for a laptop has fewer trials and draws, as the table says,
-and its figures are rough. Seconds were measured on a machine shared with other work."""
+and its figures are rough. {", ".join(POPULATIONS[:-1])} and {POPULATIONS[-1]} return the weighted particles of one run:
+their draws are its particles, far fewer here than the thousand at which these samplers are at their best, resampled by
+weight. Seconds were measured on a machine shared with other work."""
 
 
 def page(rows: list[dict[str, Any]]) -> str:
