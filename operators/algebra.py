@@ -19,8 +19,8 @@ class _Combination(Physics):
 
     parts: Any
     img_size: tuple[int, ...] | None
-    # the class that is built when all parts are linear
-    _linear: ClassVar[type]
+    # The class that is built when all parts are linear: a subclass of each one's own, which ClassVar has no way to say.
+    _linear: ClassVar[Any]
 
     def _keep(self, parts: Iterable[Physics], img_size: tuple[int, ...] | None) -> None:
         self.parts = torch.nn.ModuleList(parts)
@@ -50,7 +50,7 @@ class Compose(_Combination):
     """
 
     def __new__(cls, *operators: Physics) -> Self:
-        return super().__new__(cls._linear if _all_linear(operators) else cls)  # type: ignore[return-value]
+        return super().__new__(cls._linear if _all_linear(operators) else cls)
 
     def __init__(self, *operators: Physics) -> None:
         _check_physics("Compose", dict(enumerate(operators)))
@@ -108,7 +108,7 @@ class Stack(_Combination):
     """
 
     def __new__(cls, operators: Mapping[Any, Physics] | Sequence[Physics] = (), *args: Any, **kwargs: Any) -> Self:
-        return super().__new__(cls._linear if _all_linear(_named(operators).values()) else cls)  # type: ignore[return-value]
+        return super().__new__(cls._linear if _all_linear(_named(operators).values()) else cls)
 
     def __init__(self, operators: Mapping[Any, Physics] | Sequence[Physics], shape: tuple[int, ...] | None = None) -> None:
         named = _named(operators)

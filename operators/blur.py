@@ -311,5 +311,6 @@ def _transfer(kernel: Tensor, frame: tuple[int, int]) -> Tensor:
 def _fast(sizes: Iterable[int]) -> tuple[int, int]:
     from scipy.fft import next_fast_len
 
+    # scipy defines next_fast_len in Python for its docstring alone: its body, and so its type, is None.
     h, w = (int(next_fast_len(n, real=True)) for n in sizes)  # pyright: ignore[reportArgumentType]
     return h, w

@@ -6,8 +6,7 @@ import warnings
 from typing import Any
 
 import posterior
-from benchmarks.fields import blur, mri, super_resolution, weather
-from benchmarks.fields import methods as known
+from benchmarks.fields import blur, methods as known, mri, super_resolution, weather
 from benchmarks.fields.cases import DEVELOPMENT, Case, Suite
 from benchmarks.fields.maps import keep_maps
 from benchmarks.fields.methods import run

@@ -13,6 +13,7 @@ import typer
 from posterior.cli._common import Sampling, note, write, wrote
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from posterior.recipes.weather import Analysis, Score, StationProblem
@@ -59,7 +60,7 @@ def _report(result: Analysis) -> None:
     stats = result.draws.stats
     lines = {
         "in 90 %": "share of the truth inside the central 90 % interval; empty with fewer than 19 draws",
-        "stations": f"{len(result.problem.stations)}, error {_range(result.problem.stations['sigma'])} {units}",
+        "stations": f"{len(result.problem.stations)}, error {_range(result.problem.stations['sigma'].to_numpy(float))} {units}",
         "residual": f"{stats.residual:.3f}, mean over draws of ||y - A x||^2 / (m sigma^2)",
         "cost": f"{result.draws.n} draws, {stats.nfe} network calls each, {stats.seconds:.0f} s",
     }
@@ -83,8 +84,6 @@ def _table(title: str, scores: Mapping[str, Score]) -> None:
     Console(file=sys.stdout).print(table)
 
 
-def _range(values: object) -> str:
-    import numpy as np
-
-    low, high = np.min(values), np.max(values)  # pyright: ignore[reportArgumentType, reportCallIssue]
+def _range(values: np.ndarray) -> str:
+    low, high = values.min(), values.max()
     return f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}"

@@ -124,11 +124,13 @@ def image(
 
 def colour_bar(ax: Axes, drawn: Any, scale: Scale) -> Colorbar:
     """A bar with units, as high as the axes that it stands beside."""
+    from matplotlib.ticker import ScalarFormatter
+
     bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((1.03, 0.0, 0.045, 1.0)), extend=scale.extend)
     bar.set_label(scale.units, fontsize=9)
     bar.ax.tick_params(labelsize=8)
-    if not scale.log:
-        bar.formatter.set_powerlimits((-3, 4))  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(bar.formatter, ScalarFormatter):  # a logarithmic scale has one of its own
+        bar.formatter.set_powerlimits((-3, 4))
     return bar
 
 

@@ -101,7 +101,9 @@ def one_axes(ax: Axes | None, width: float = 4.6, height: float = 3.8) -> tuple[
     """``ax`` and its figure, or new ones."""
     if ax is None:
         ax = new_figure(width, height).add_subplot()
-    return ax.get_figure(root=True), ax  # pyright: ignore[reportReturnType]
+    figure = ax.get_figure(root=True)
+    assert figure is not None  # new_figure made it, or the caller draws on it
+    return figure, ax
 
 
 def plain(text: str) -> str:

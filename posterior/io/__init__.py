@@ -3,39 +3,6 @@
 ``import posterior.io`` is cheap: what a reader needs is imported when a name below is first used.
 """
 
-from importlib import import_module
-from typing import Any
+import lazy_loader
 
-_EXPORTS = {
-    "FileError": "_files",
-    "Image": "images",
-    "KSpace": "kspace",
-    "ObservationSummary": "observations",
-    "UnitError": "units",
-    "convert_units": "fields",
-    "fetch": "registry",
-    "find_axes": "axes",
-    "open_fields": "fields",
-    "read_image": "images",
-    "read_ismrmrd": "ismrmrd",
-    "read_kspace": "kspace",
-    "read_noise": "ismrmrd",
-    "read_observations": "observations",
-    "read_psfs": "psf",
-    "summarise": "observations",
-    "wind_components": "observations",
-    "write_image": "images",
-    "write_observations": "tables",
-}
-
-__all__ = list(_EXPORTS)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS})
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -129,7 +129,10 @@ def _open(path: Path) -> tuple[Any, np.ndarray, Any]:
             if name is None:
                 found = ", ".join(sorted(file)) or "nothing"
                 raise KSpaceError(f"{path}: has no group with 'xml' and 'data' but {found}; wanted {_WHAT}")
-            heads = file[name]["data"].fields("head")[:]  # type: ignore[index]
+            readouts = file[f"{name}/data"]
+            if not isinstance(readouts, h5py.Dataset):
+                raise KSpaceError(f"{path}: '{name}/data' is no data set; wanted {_WHAT}")
+            heads = readouts.fields("head")[:]
         with ismrmrd.Dataset(str(path), name, mode="r") as dataset:
             header = ismrmrd.xsd.CreateFromDocument(dataset.read_xml_header())
     except KSpaceError:

@@ -72,7 +72,7 @@ class EmpiricalPrior(Prior):
         return (self.weights[:, None] * self._centred).T @ self._centred
 
     @cached_property
-    def reference(self) -> GaussianReference | None:  # type: ignore[override]
+    def reference(self) -> GaussianReference | None:
         """The Gaussian with the points' mean and covariance; None above 4096 unknowns."""
         if self._flat.shape[1] > LARGEST_REFERENCE:
             return None

@@ -160,7 +160,7 @@ def read_network(
         raise ValueError(f"{folder / 'config.json'}: {got_in} channels in and {got_out} out; wanted {wanted} and {outputs}")
     _check_condition(config, condition, folder / "config.json")
     network = _build(config, state, folder)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     return Conditioned(network, condition) if condition else network
 
 

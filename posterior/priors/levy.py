@@ -99,7 +99,7 @@ class LevyPrior(Prior):
         }[self.law]
 
     @cached_property
-    def reference(self) -> GaussianReference:  # type: ignore[override]
+    def reference(self) -> GaussianReference:
         """The Gaussian with the chain's mean and covariance."""
         k = torch.arange(1, self.d + 1, dtype=torch.float64)
         values, vectors = torch.linalg.eigh(self.increment_variance * torch.minimum(k[:, None], k))

@@ -120,7 +120,7 @@ class GaussianMixturePrior(Prior):
         return (values * (z @ vectors)) @ vectors.T
 
     @cached_property
-    def reference(self) -> GaussianReference | None:  # type: ignore[override]
+    def reference(self) -> GaussianReference | None:
         """The Gaussian with the mixture's mean and covariance; None above 4096 unknowns."""
         if self.n > LARGEST_REFERENCE:
             return None

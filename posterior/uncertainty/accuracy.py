@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 import torch
@@ -123,7 +123,7 @@ def _point(trial: Trial, reference: Literal["data"] | Callable[[Tensor], Tensor]
     return trial.reference
 
 
-def _next_truths(trials: Trials):  # noqa: ANN202
+def _next_truths(trials: Trials) -> Iterator[Tensor]:
     """The truth of the next trial, and for the last that of the first."""
     every = iter(trials)
     first = next(every, None)

@@ -21,8 +21,7 @@ from benchmarks.fields.scores import LEVELS, SCORES, Outcome, scores
 from benchmarks.harness.runner import Method
 from benchmarks.peers.common import peer_problem
 from benchmarks.peers.deepinv import decomposed
-from benchmarks.registry import BENCHMARKS as EVERY
-from benchmarks.registry import DOCS, FIELDS_RESULTS, MAPS
+from benchmarks.registry import BENCHMARKS as EVERY, DOCS, FIELDS_RESULTS, MAPS
 from operators import Inpainting
 
 SIDE = 12

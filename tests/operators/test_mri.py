@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import operators
-from operators import MRI, MultiCoilMRI
-from operators import mri as module
+from operators import MRI, MultiCoilMRI, mri as module
 from tests.operators.checks import check_autograd
 
 SHAPES = [(16, 12), (15, 13), (8, 9), (10, 7)]

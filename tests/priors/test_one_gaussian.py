@@ -20,9 +20,7 @@ from posterior.priors.layouts.score_sde import RectifiedFlow, ScoreSDE
 from posterior.priors.loading import load_prior, save_prior
 from posterior.priors.network import NetworkPrior
 from posterior.priors.parameterisations import EDM, ContinuousVP, VarianceExploding, VariancePreserving, Velocity
-from tests.priors import test_folders as folders
-from tests.priors import test_layouts as layouts
-from tests.priors import test_score_sde as score_sde
+from tests.priors import test_folders as folders, test_layouts as layouts, test_score_sde as score_sde
 from tests.priors.test_parameterisations import (
     GAUSSIAN,
     SHAPE,

@@ -58,8 +58,8 @@ def test_a_view_and_regions():
 
 def test_every_public_name_is_there():
     for name in posterior.uncertainty.__all__:
-        assert callable(getattr(posterior.uncertainty, name)), name
-    with pytest.raises(AttributeError, match="no attribute 'none'"):
+        assert getattr(posterior.uncertainty, name), name
+    with pytest.raises(AttributeError, match="none"):
         _ = posterior.uncertainty.none
 
 

@@ -204,6 +204,7 @@ def head_mask(magnitude: Tensor) -> Tensor:
 
     bright = magnitude.numpy() > 0.1 * np.percentile(magnitude.numpy(), 99)
     closed = ndimage.binary_fill_holes(ndimage.binary_closing(bright, iterations=2) | bright)
+    # scipy returns the count alone where it is given an output, and has no overload that tells the two apart.
     labels, count = ndimage.label(closed)  # pyright: ignore[reportGeneralTypeIssues]
     if count > 1:
         closed = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])

@@ -5,37 +5,24 @@ Of draws: `reconstruction`, `samples`, `field`, `profile`, `components`. Of a te
 take ``ax=``, to be put together.
 """
 
-from __future__ import annotations
+from posterior.figures.panel import reconstruction
+from posterior.uncertainty.plots.calibration import coverage, ecdf, rank_histogram
+from posterior.uncertainty.plots.maps import components, field, profile, samples
+from posterior.uncertainty.plots.overview import assessment
+from posterior.uncertainty.plots.skill import reliability, residuals, sparsification, spread_skill
 
-import importlib
-from typing import Any
-
-_PUBLIC = {
-    "assessment": "uncertainty.plots.overview",
-    "components": "uncertainty.plots.maps",
-    "coverage": "uncertainty.plots.calibration",
-    "ecdf": "uncertainty.plots.calibration",
-    "field": "uncertainty.plots.maps",
-    "profile": "uncertainty.plots.maps",
-    "rank_histogram": "uncertainty.plots.calibration",
-    "reconstruction": "figures.panel",
-    "reliability": "uncertainty.plots.skill",
-    "residuals": "uncertainty.plots.skill",
-    "samples": "uncertainty.plots.maps",
-    "sparsification": "uncertainty.plots.skill",
-    "spread_skill": "uncertainty.plots.skill",
-}
-
-__all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'posterior.uncertainty.plots' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"posterior.{_PUBLIC[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__all__ = [
+    "assessment",
+    "components",
+    "coverage",
+    "ecdf",
+    "field",
+    "profile",
+    "rank_histogram",
+    "reconstruction",
+    "reliability",
+    "residuals",
+    "samples",
+    "sparsification",
+    "spread_skill",
+]

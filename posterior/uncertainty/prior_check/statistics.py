@@ -330,5 +330,6 @@ def _one_law(a: Tensor, b: Tensor, count_a: int, count_b: int) -> float:
     """Kolmogorov-Smirnov p-value of two samples worth so many independent values."""
     from scipy.stats import ks_2samp, kstwobign
 
-    distance = float(ks_2samp(a.numpy(), b.numpy()).statistic)  # type: ignore[attr-defined]
+    # The decorators of scipy.stats hide the class of the result.
+    distance = float(ks_2samp(a.numpy(), b.numpy()).statistic)  # pyright: ignore[reportAttributeAccessIssue]
     return float(kstwobign.sf(distance * (count_a * count_b / (count_a + count_b)) ** 0.5))
