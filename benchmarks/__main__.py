@@ -4,6 +4,7 @@ python -m benchmarks run                        what is missing from benchmarks/
 python -m benchmarks run mri --methods MMPS     one suite, some methods
 python -m benchmarks run mixture                one family of problems of the suite exact
 python -m benchmarks run --quick                one small problem a cell, a few draws, into benchmarks/results/quick
+python -m benchmarks run blur --renew           also rows of that suite that were computed with other code or weights
 python -m benchmarks report                     the pages from the results, nothing run
 python -m benchmarks tune mri                   settings of baselines and peers, chosen on development problems
 """
@@ -50,7 +51,7 @@ def _run(a: argparse.Namespace) -> None:
         path = apart / f"{benchmark.name}.csv" if apart else results_path(benchmark.name)
         wanted = tuple(s for s in suites if not a.cells or set(a.cells) & set(benchmark.cells(s)))
         cells = tuple(a.cells) if a.cells else None
-        plan = Plan(benchmark, _methods(benchmark, a), wanted, cells, a.problems, a.draws, a.quick)
+        plan = Plan(benchmark, _methods(benchmark, a), wanted, cells, a.problems, a.draws, a.quick, a.renew)
         count = run_plan(plan, path, a.workers, progress=not a.silent)
         print(f"{benchmark.name}: {count} rows computed, {os.path.relpath(path)}")
     print(f"{time.monotonic() - began:.0f} s")
@@ -68,6 +69,9 @@ def _report() -> None:
     if rows:
         write_pages(rows, DOCS / "results-exact.md", DOCS / "choosing-a-sampler.md")
     write_report(FIELDS_RESULTS, DOCS / "results-benchmarks.md", DOCS / "results-benchmarks.html", MAPS)
+    for name, benchmark in BENCHMARKS.items():
+        found = benchmark.layout.read(results_path(name))
+        print(f"{name}: {sum(map(benchmark.stale, found))} of {len(found)} rows are out of date")
 
 
 def _tune(a: argparse.Namespace) -> None:
@@ -123,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     size = run.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="one small problem a cell, a few draws; for continuous integration")
     size.add_argument("--full", action="store_true", help="what the pages are made of (the default)")
+    run.add_argument("--renew", action="store_true", help="compute rows again that are out of date")
     run.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     run.add_argument("--out", type=Path, help="folder for results and page, in place of the repository's own")
     run.add_argument("--silent", action="store_true", help="no progress bar")

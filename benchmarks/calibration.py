@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from benchmarks.harness.markdown import markdown
-from benchmarks.harness.table import first_line, machine, revision
+from benchmarks.harness.source import revision
+from benchmarks.harness.table import first_line, machine
 from posterior._memory import keep_large_blocks
 from posterior.recipes.calibration import SAMPLERS, make_problem, make_sampler, yardstick
 from posterior.uncertainty import Trials, leave_one_out, recalibrate_spread, tarp

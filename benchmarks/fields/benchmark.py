@@ -12,9 +12,11 @@ from benchmarks.fields.maps import keep_maps
 from benchmarks.fields.methods import run
 from benchmarks.fields.scores import SCORES, scores
 from benchmarks.harness.runner import Benchmark, Method
+from benchmarks.harness.source import revision, weights
 from benchmarks.harness.table import Layout, Row, first_line, number
+from posterior._resources import resource
 
-LAYOUT = Layout(SCORES, cost=("nfe", "vjps", "seconds", "memory"))
+LAYOUT = Layout(SCORES, cost=("nfe", "vjps", "seconds", "memory"), later=("stlpips",))
 DIGITS = 10  # so that rows of the same seeds can be held to 1e-6 of each other
 
 
@@ -49,8 +51,13 @@ class Fields(Benchmark):
     def build(self, suite: str, cell: str, problem: int, quick: bool = False, draws: int | None = None) -> Case:
         return self.suite.build(cell, problem, quick, draws or (self.suite.quick_draws if quick else self.suite.draws))
 
+    def revision(self, method: Method, suite: str, cell: str) -> str:
+        prior = self.suite.priors[cell]
+        return f"{revision(method.name in known.SAMPLED)}, {prior} {weights(resource(f'priors/{prior}'))}"
+
     def measure(self, method: Method, case: Case, settings: dict[str, Any] | None = None) -> Row:
         row = LAYOUT.blank((case.suite, case.cell, str(case.problem), method.name, method.setting), case.draws)
+        row["revision"] = self.revision(method, case.suite, case.cell)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -85,6 +85,7 @@ def brain_case(
         view=magnitude,
         inside=head_mask(truth[0])[None],
         span=SPAN,
+        picture=True,
         single=True,
         facts=facts,
     )

@@ -51,6 +51,7 @@ class Case:
         inside: (C, H, W) bool, where it is judged; everywhere if None.
         withheld: Data kept from the reconstruction, or None.
         span: Largest size of a coordinate of the prior, for libraries that want fields in [0, 1]; None if it need not be said.
+        picture: Whether people look at it as a picture, so that a perceptual distance has a meaning.
         single: Whether our samplers work in float32.
         facts: What classical methods of the suite need besides.
     """
@@ -68,6 +69,7 @@ class Case:
     inside: Tensor | None = None
     withheld: Withheld | None = None
     span: float | None = None
+    picture: bool = False
     single: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +33,8 @@ def accuracy(rows: list[Row], units: str) -> Figure | None:
         points.setdefault(method, []).append((seconds, mean(these, "nfe") + mean(these, "vjps"), mean(these, "crps")))
     if len(points) < 2:
         return None
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     figure = new_figure(11, 4.4)
     axes = figure.subplots(1, 2, sharey=True)
     for i, (method, found) in enumerate(sorted(points.items(), key=lambda p: p[0] not in OURS)):
@@ -45,6 +46,10 @@ def accuracy(rows: list[Row], units: str) -> Figure | None:
     for ax, name in zip(axes, ("seconds a draw, one thread", "network calls and VJPs a draw"), strict=True):
         ax.set(xscale="log", yscale="log", xlabel=name)
         ax.grid(alpha=0.3, which="both")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            axis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel(f"CRPS ({units}), {len(shared)} problem{'s' if len(shared) > 1 else ''}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     return figure
@@ -66,7 +71,7 @@ def _colour(method: str, i: int) -> str:
 
 
 def panels(folder: Path, units: str) -> Figure | None:
-    """Point estimates of every method on one problem, and below each its standard deviation or, of a point estimate, nothing.
+    """The truth and the point estimates of one problem, then the mean of every method that draws, its standard deviation below.
 
     All images share one scale, and all standard deviations another.
     """
@@ -75,29 +80,39 @@ def panels(folder: Path, units: str) -> Figure | None:
     if not found:
         return None
     names = sorted(found, key=_place)
-    shown = ([("truth", truth)] if truth is not None else []) + [(n, found[n]) for n in names]
+    points = [n for n in names if found[n].std is None]
+    drawn = [n for n in names if found[n].std is not None]
+    first = ([("truth", truth)] if truth is not None else []) + [(n, found[n]) for n in points]
+    blocks = [(rest, False) for rest in _rows(first)] + [(rest, True) for rest in _rows([(n, found[n]) for n in drawn])]
     reference = truth if truth is not None else found[names[0]]
     low, high = np.nanquantile(reference.image, [0.002, 0.998])
-    spread = [np.nanquantile(m.std, 0.99) for m in found.values() if m.std is not None]
+    spread = [np.nanquantile(found[n].std, 0.99) for n in drawn]
     colours = MAGNITUDE if units == "tissue" else FIELD
     scales = Scale(colours, float(low), float(high), units), Scale(SPREAD, 0.0, float(np.median(spread or [1.0])), units)
-    rows = math.ceil(len(shown) / COLUMNS)
+    count = sum(1 + double for _, double in blocks)
     height, width = reference.image.shape
     cell = 1.7
-    figure = new_figure(cell * COLUMNS + 1.2, 2 * rows * (cell * min(height / width, 1.3) + 0.28) + 0.3)
-    axes = figure.subplots(2 * rows, COLUMNS, squeeze=False)
+    figure = new_figure(cell * COLUMNS + 1.4, count * (cell * min(height / width, 1.3) + 0.2) + 0.3)
+    axes = figure.subplots(count, COLUMNS, squeeze=False)
     pictures: list = [None, None]
     for ax in axes.flat:
         ax.set_axis_off()
-    for i, (name, maps) in enumerate(shown):
-        top, bottom = axes[2 * (i // COLUMNS), i % COLUMNS], axes[2 * (i // COLUMNS) + 1, i % COLUMNS]
-        pictures[0] = _image(top, maps.image, scales[0], name.replace(" (default)", ""))
-        if maps.std is not None:
-            pictures[1] = _image(bottom, maps.std, scales[1], "standard deviation")
-    for picture, scale in zip(pictures, scales, strict=True):
+    row = 0
+    for block, double in blocks:
+        for column, (name, maps) in enumerate(block):
+            pictures[0] = _image(axes[row, column], maps.image, scales[0], name.replace(" (default)", ""))
+            if double and maps.std is not None:
+                pictures[1] = _image(axes[row + 1, column], maps.std, scales[1], "")
+        row += 1 + double
+    for picture, scale, what in zip(pictures, scales, ("reconstruction", "standard deviation"), strict=True):
         if picture is not None:
-            figure.colorbar(picture, ax=axes, fraction=0.02, pad=0.01, extend="both", label=scale.units)
+            bar = figure.colorbar(picture, ax=axes, fraction=0.02, pad=0.01, extend="both", aspect=30, shrink=0.9)
+            bar.set_label(f"{what} ({scale.units})")
     return figure
+
+
+def _rows(shown: list[tuple[str, Maps]]) -> list[list[tuple[str, Maps]]]:
+    return [shown[i : i + COLUMNS] for i in range(0, len(shown), COLUMNS)]
 
 
 def _place(name: str) -> tuple[int, str]:

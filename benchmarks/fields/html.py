@@ -17,11 +17,15 @@ from benchmarks.harness.table import Row
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LONG = 40  # characters of a cell that is broken into lines
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 78rem; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; font-size: 12px; display: block; overflow-x: auto; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 92rem; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; font-size: 12px; display: block; overflow-x: auto; margin: 1rem 0; }
 th, td { border-bottom: 1px solid #ddd; padding: .2rem .5rem; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
+td.words { white-space: normal; text-align: left; min-width: 11rem; }
+figure { margin: 1.5rem 0; }
+figcaption { color: #555; }
 img { max-width: 100%; }
 """
 
@@ -79,12 +83,16 @@ def _block(block: str) -> str:
     if lines[0].startswith("| "):
         cells = [[c.strip() for c in line.strip("|").split(" | ")] for line in lines]
         head = "".join(f"<th>{_inline(c)}</th>" for c in cells[0])
-        body = "".join("<tr>" + "".join(f"<td>{_inline(c)}</td>" for c in row) + "</tr>" for row in cells[2:])
+        body = "".join("<tr>" + "".join(_cell(c) for c in row) + "</tr>" for row in cells[2:])
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     if lines[0].startswith("- "):
         items = re.split(r"\n(?=- )", block.strip("\n"))
         return "<ul>" + "".join(f"<li>{_inline(item[2:])}</li>" for item in items) + "</ul>"
     return f"<p>{_inline(block)}</p>"
+
+
+def _cell(text: str) -> str:
+    return f"<td{' class=words' * (len(text) > LONG)}>{_inline(text)}</td>"
 
 
 def _inline(text: str) -> str:

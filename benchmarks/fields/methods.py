@@ -29,6 +29,8 @@ PEERS = {
     "deepinv": ("DPS", "DiffusionDPS", "PiGDM", "MomentMatching", "ALD", "ScoreSDE", "ILVR", "DiffPIR", "DDRM", "ULA"),
     "azula": ("DPS", "MMPS", "PGDM", "TMPD", "DiffPIR", "TDS"),
 }
+SAMPLED = (*OURS, "exact Gaussian", "optimal interpolation, 3D-Var")  # what our samplers, or their solvers, have a part in
+MOST_TRIED = 5  # settings tried of one method on one kind of problem, the default among them
 # Methods without a backward pass and with at most a hundred network calls a draw; all others are given fewer problems.
 CHEAP = ("GaussianBridge", "DiffPIR", "DDNM", "DDRM", "deepinv DiffPIR", "deepinv DDRM", "azula DiffPIR")
 # Other budgets than the default, for the curves of accuracy against time; the first is that of quick runs.
@@ -60,7 +62,7 @@ def listed(suite: Suite) -> list[Method]:
     names = [*OURS, *(f"{lib} {kind}" for lib, kinds in PEERS.items() for kind in kinds)]
     for name in names:
         found.append(Method(name))
-        if name not in OURS:
+        if name not in OURS or name == DEFAULT:
             found.append(Method(name, "tuned"))
         found += [Method(name, setting) for setting in BUDGETS.get(name, {})]
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,19 +10,20 @@ import posterior
 from benchmarks.fields.brains import SPAN, brain_crop, colin27, magnitude
 from benchmarks.fields.cases import DEVELOPMENT, Case, Suite, Withheld
 from benchmarks.fields.classical.mri import MRI
+from operators import birdcage_maps
 from posterior.io.kspace import read_kspace
 from posterior.io.registry import fetch
 from posterior.recipes.mri.heldout import withhold
 from posterior.recipes.mri.prepare import prepare
 from posterior.recipes.mri.problem import MRIProblem
 from posterior.recipes.mri.results import head_mask
-from posterior.recipes.mri.simulation import demo_image, simulate
+from posterior.recipes.mri.simulation import demo_image, simulate, smooth_phase
 
 SIDE, QUICK_SIDE, COILS = 48, 24, 8
 CELLS = {
     "4x": "Crops of 48 x 48 mm, 4x undersampled along one axis, maps and noise level known",
     "8x": "The same, 8x",
-    "whole, 4x": "Whole slices (the bundled one first), 4x; maps and noise level estimated from the data, as for a scan",
+    "whole, 4x": "Whole slices, 4x; maps and noise level estimated from the data, as for a scan",
     "real k-space": "Measured 8-coil k-space, 12 % sampled, a fifth of it withheld outside the calibration square; no truth",
 }
 
@@ -34,19 +36,13 @@ def build(cell: str, problem: int, quick: bool, draws: int) -> Case:
         given, held = withhold(prepare(read_kspace(fetch("mri-cartesian-kspace"))), seed=problem)
         withheld = _withheld(held.problem)
     elif cell == "whole, 4x":
-        first = problem % DEVELOPMENT == 0
-        image = demo_image() if first else colin27(problem - 1)
+        tuning = problem >= DEVELOPMENT
+        image = demo_image() if tuning else colin27(problem)
         if quick:
             image = image[64:192, 64:192].contiguous()
-        given = prepare(simulate(image, seed=problem, source="bundled slice" if first else f"colin27 {problem - 1}"))
+        given = prepare(simulate(image, seed=problem, source="bundled slice" if tuning else f"colin27 {problem}"))
     else:
-        side = QUICK_SIDE if quick else SIDE
-        acceleration = float(cell.removesuffix("x"))
-        kspace = simulate(brain_crop(problem, side), seed=problem, acceleration=acceleration, coils=COILS)
-        from operators import birdcage_maps
-
-        maps = birdcage_maps(COILS, (side, side)).to(torch.complex64)
-        given = prepare(kspace, maps=maps, noise=float(kspace.attributes["noise"]))
+        given = crop(brain_crop(problem, QUICK_SIDE if quick else SIDE), float(cell.removesuffix("x")), problem)
     truth = given.truth
 
     return Case(
@@ -63,9 +59,24 @@ def build(cell: str, problem: int, quick: bool, draws: int) -> Case:
         inside=None if truth is None else head_mask(truth)[None],
         withheld=withheld,
         span=SPAN,
+        picture=True,
         single=True,
         facts={"problem": given},
     )
+
+
+def crop(image: Tensor, acceleration: float, seed: int) -> MRIProblem:
+    """k-space of a magnitude image (H, W) as a problem whose maps and noise level are known."""
+    kspace = simulate(image, seed=seed, acceleration=acceleration, coils=COILS)
+    maps = birdcage_maps(COILS, tuple(image.shape)).to(torch.complex64)
+    return prepare(kspace, maps=maps, noise=float(kspace.attributes["noise"]))
+
+
+def complex_truth(problem: MRIProblem, seed: int) -> Tensor:
+    """The image (2, H, W) behind a problem that `simulate` made with this seed: its magnitude and the phase drawn first."""
+    assert problem.truth is not None
+    angle = torch.from_numpy(smooth_phase(problem.event_shape[1:], np.random.default_rng(seed)))
+    return torch.stack([problem.truth * angle.cos(), problem.truth * angle.sin()]).float()
 
 
 def _withheld(held: MRIProblem) -> Withheld:
@@ -84,8 +95,8 @@ SUITE = Suite(
     draws=20,
     few_draws=10,
     quick_draws=4,
-    problems={"4x": 6, "8x": 4, "whole, 4x": 2, "real k-space": 1},
-    few={"4x": 1, "8x": 0, "whole, 4x": 0, "real k-space": 0},
+    problems={"4x": 6, "8x": 4, "whole, 4x": 3, "real k-space": 1},
+    few={"4x": 3, "8x": 2, "whole, 4x": 0, "real k-space": 0},
     classical=MRI,
     about="Complex images with a smooth random phase, 8 coils, variable-density lines with a full centre, noise of 2 % of the "
     "brightest tissue in each real and imaginary part (Gaussian). What is judged is the magnitude inside the head, in units of "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 from benchmarks.fields.benchmark import BENCHMARKS, LAYOUT
 from benchmarks.fields.cases import Suite
-from benchmarks.fields.methods import DEFAULT, OURS
+from benchmarks.fields.methods import DEFAULT, MOST_TRIED, OURS, TUNED
 from benchmarks.harness.markdown import cell, groups, label, markdown, mean, reasons
 from benchmarks.harness.statistics import Paired, median_interval, paired
 from benchmarks.harness.table import Row
@@ -20,12 +21,15 @@ The same with plots of accuracy against time and panels of reconstructions: `doc
 - Our samplers run at their default constructors; the default sampler of the package is `GaussianBridge`. deepinv and azula run
   on the same priors, data and seeds at their documented defaults, and where a line says tuned at the best of the grid in
   `benchmarks/fields/grids.json`; baselines with a setting are tuned too. Tuning is on development problems that the tables
-  never see (`benchmarks/fields/tuned.json` is the log). A line such as "20 steps" is another budget, for the curves.
+  never see (`benchmarks/fields/tuned.json` is the log, shown at the end). A line such as "20 steps" is another budget, for
+  the curves.
 - *n*: problems; *draws*: of each. Methods that cost more than a hundred network calls a draw have fewer problems.
 - Figures are medians over problems, in brackets the 95 % bootstrap interval of the median where there are three or more.
 - *PSNR* (dB), *SSIM*, *NRMSE* (over the standard deviation of the truth) are of the point estimate: the mean of the first 8
-  draws for every method that draws. *CRPS* (fair) is in units of the field; of a point estimate it is the mean absolute error.
-  *energy*: fair energy score over the root of the number of pixels. *chi2*: mean over draws of ||y - A x||^2 / (m sigma^2).
+  draws for every method that draws. *ST-LPIPS*: perceptual distance of the same (shift-tolerant LPIPS, arXiv:2207.13686), of
+  images that people look at; LPIPS itself is not here, since no package brings its network's weights in a safe file.
+  *CRPS* (fair) is in units of the field; of a point estimate it is the mean absolute error. *energy*: fair energy score over
+  the root of the number of pixels. *chi2*: mean over draws of ||y - A x||^2 / (m sigma^2).
 - *50 %* to *95 %*: share of pixels inside that central interval; empty where there are too few draws (90 % takes 19).
   *spread*: spread over error, 1 if calibrated. *AUSE*: area under the sparsification error. *spectrum*: mean |log10| ratio of
   the power of draws to that of the truth. *calls*, *VJPs*: network calls and vector-Jacobian products a draw; *s*: processor
@@ -35,6 +39,7 @@ The same with plots of accuracy against time and panels of reconstructions: `doc
 COLUMNS = {
     "psnr": ("PSNR", 2),
     "ssim": ("SSIM", 3),
+    "stlpips": ("ST-LPIPS", 4),
     "nrmse": ("NRMSE", 3),
     "crps": ("CRPS", 4),
     "energy": ("energy", 4),
@@ -86,6 +91,7 @@ def results_page(rows: dict[str, list[Row]]) -> str:
                 lines += [*table(of_cell, suite), *_comparison(of_cell)]
         found = reasons(these)
         lines += ["", f"### {_title(name)}: not run, or failed", "", *found] if found else []
+    lines += ["", "## Tuning", "", *_tuning()]
     everything = [r for these in rows.values() for r in these]
     lines += ["", "## Where the figures come from", "", *_provenance(everything)]
     return "\n".join(lines) + "\n"
@@ -224,6 +230,29 @@ def _speed(rows: list[Row]) -> str:
     return f"{ours[1] / seconds:.2f} of that of {name}"
 
 
+def _tuning() -> list[str]:
+    """What was tried and chosen, from the log."""
+    body = []
+    for suite, cells in json.loads(TUNED.read_text()).items():
+        for kind, found in cells.items():
+            for method, entry in found.items():
+                figures = [e["crps"] for e in entry["log"] if "crps" in e]
+                words = json.dumps(entry["chosen"]) if entry["chosen"] else "the default"
+                spread = f"{cell(min(figures), 4)} to {cell(max(figures), 4)}" if figures else "none ran"
+                body.append([f"{suite}: {kind}", method, str(len(entry["log"])), f"`{words}`", spread])
+    words = (
+        "`python -m benchmarks tune`: baselines on two development problems; samplers, ours as the peers', on a small one with "
+        f"six draws; at most {MOST_TRIED} settings each. The comparisons above are always of our default. Methods that no line "
+        "names were not tuned there."
+    )
+    return [words, "", *markdown(["problems", "method", "settings", "chosen", "CRPS of these"], body)]
+
+
 def _provenance(rows: list[Row]) -> list[str]:
     body = [[*k, str(len(v))] for k, v in sorted(groups(rows, "machine", "revision", "versions").items())]
-    return markdown(["machine", "revision", "versions", "rows"], body)
+    words = (
+        "A revision is a hash of the source of the package (without its samplers, for methods that use none) and one of the "
+        "weights of the prior. `python -m benchmarks report` counts the rows that the code of today would compute otherwise; "
+        "`run --renew` computes them again."
+    )
+    return [words, "", *markdown(["machine", "revision", "versions", "rows"], body)]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.fields.cases import Case
+from benchmarks.fields.perceptual import perceptual_distance
 from benchmarks.metrics import coverage
 from posterior.priors.reference import radial_spectrum
 from posterior.uncertainty.scores import crps_members, energy_members
@@ -19,7 +20,7 @@ from posterior.uncertainty.trials import Trial
 LEVELS = (50, 80, 90, 95)
 POINT_DRAWS = 8  # whose mean is the point estimate of every method that draws, so that none gains by making more
 SCORES = (
-    *("psnr", "ssim", "nrmse", "chi2", "crps", "energy"),
+    *("psnr", "ssim", "stlpips", "nrmse", "chi2", "crps", "energy"),
     *(f"cov{level}" for level in LEVELS),
     *("spread_skill", "ause", "spectrum", "held_chi2", "held_cov90"),
 )
@@ -57,6 +58,7 @@ def scores(out: Outcome, case: Case) -> dict[str, float]:
 
     psnr          peak signal-to-noise ratio of the point estimate in dB; the peak is the range of the truth where it is judged
     ssim          structural similarity of the same (Wang et al. 2004: Gaussian windows of 1.5 pixels)
+    stlpips       perceptual distance of the same, of images only: see `perceptual_distance`
     nrmse         its root-mean-square error over the standard deviation of the truth
     chi2          mean over draws of ||y - A x||^2 / (m sigma^2)
     crps          fair continuous ranked probability score, units of the field; the mean absolute error of a point estimate
@@ -80,6 +82,8 @@ def scores(out: Outcome, case: Case) -> dict[str, float]:
     rmse, peak = float((x - t).square().mean().sqrt()), float(t.max() - t.min())
     found |= {"psnr": 20 * math.log10(peak / rmse), "nrmse": rmse / float(t.std(correction=0))}
     found["ssim"] = _ssim(image * inside, truth * inside, inside, peak)
+    if case.picture:
+        found["stlpips"] = perceptual_distance((image * inside)[0], (truth * inside)[0])
     fields = case.view(out.samples).double()
     found["spectrum"] = spectrum_error(fields * inside, truth * inside)
     if out.point or len(fields) < 3:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.harness import table
+from benchmarks.harness.source import revision
 
 _channel: Any = None
 
@@ -68,6 +69,14 @@ class Benchmark(ABC):
     def build(self, suite: str, cell: str, problem: int, quick: bool = False, draws: int | None = None) -> Any:
         """One problem."""
 
+    def revision(self, method: Method, suite: str, cell: str) -> str:
+        """What a row of today is computed with."""
+        return revision()
+
+    def stale(self, row: table.Row) -> bool:
+        """Whether a row was computed with something else than one of today would be."""
+        return row["revision"] != self.revision(Method(row["method"], row["setting"]), row["suite"], row["cell"])
+
     @abstractmethod
     def measure(self, method: Method, case: Any, settings: dict[str, Any] | None = None) -> table.Row:
         """One row; a method that cannot run the problem, or comes to nothing, has its own words for the reason."""
@@ -85,6 +94,7 @@ class Plan:
         problems: Problems of each cell for every method, its own number where None.
         draws: Draws, each suite's own where None.
         quick: Whether one small problem a cell will do.
+        renew: Whether rows that are out of date are computed again.
     """
 
     benchmark: Benchmark
@@ -94,6 +104,7 @@ class Plan:
     problems: int | None = None
     draws: int | None = None
     quick: bool = False
+    renew: bool = False
 
     def jobs(self, done: set[tuple[str, ...]]) -> list[Job]:
         """One for each problem with rows still to be computed, problem by problem so that all cells fill together."""
@@ -150,7 +161,7 @@ def run_plan(plan: Plan, path: Path, workers: int = 2, progress: bool = True) ->
     """
     layout = plan.benchmark.layout
     rows = {table.key(r): r for r in layout.read(path)}
-    jobs = plan.jobs(set(rows))
+    jobs = plan.jobs({k for k, row in rows.items() if not (plan.renew and plan.benchmark.stale(row))})
     total = sum(len(job.methods) for job in jobs)
     with _bar(total, progress) as report:
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import csv
 import os
 import platform
-import subprocess
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from benchmarks.harness.source import ROOT, revision
+
 KEY = ("suite", "cell", "problem", "method", "setting")
 COST = ("nfe", "vjps", "seconds")
 SINCE = ("machine", "revision")  # columns that files of before may lack
 PACKAGES = ("posterior", "torch", "deepinv", "azula")
-ROOT = Path(__file__).parent.parent.parent
 Row = dict[str, str]
 
 
@@ -27,10 +27,12 @@ class Layout:
     Args:
         scores: Names of the figures of a row.
         cost: Names of what the row cost.
+        later: Names of figures that files of before may lack.
     """
 
     scores: tuple[str, ...]
     cost: tuple[str, ...] = COST
+    later: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -53,9 +55,10 @@ class Layout:
         with path.open(newline="") as file:
             reader = csv.DictReader(file)
             names = tuple(reader.fieldnames or ())
-            if names not in (self.columns, tuple(c for c in self.columns if c not in SINCE)):
+            lacking = set(self.columns) - set(names)
+            if not lacking <= {*SINCE, *self.later} or names != tuple(c for c in self.columns if c not in lacking):
                 raise ValueError(f"{path} has columns {list(names)}; wanted {list(self.columns)}")
-            blank = dict.fromkeys(SINCE, "")
+            blank = dict.fromkeys(lacking, "")
             return [blank | row for row in reader if None not in row and None not in row.values() and row["versions"]]
 
     def write(self, path: Path, rows: list[Row]) -> None:
@@ -111,18 +114,3 @@ def machine() -> str:
         processor = models[0] if models else processor
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{processor}, {cores} cores, {platform.system()}"
-
-
-@cache
-def revision() -> str:
-    """The commit that is checked out, with "+" where code that has a part in the figures differs from it."""
-    try:
-        commit = _git("rev-parse", "--short=10", "HEAD")
-        changed = _git("status", "--porcelain", "--", "posterior", "operators", "benchmarks/*.py", "data/priors")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit + ("+" if changed else "")
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()

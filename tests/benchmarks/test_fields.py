@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,16 +14,20 @@ from benchmarks.fields.benchmark import BENCHMARKS, LAYOUT
 from benchmarks.fields.brains import brain_crop
 from benchmarks.fields.cases import Case
 from benchmarks.fields.classical.gaussian import exact_gaussian
+from benchmarks.fields.gridded import held_out
 from benchmarks.fields.html import html_page
 from benchmarks.fields.maps import FOLDER, maps_path, read_maps
-from benchmarks.fields.methods import BUDGETS, CHEAP, GRIDS, OURS, PEERS, listed, run
+from benchmarks.fields.methods import BUDGETS, CHEAP, GRIDS, MOST_TRIED, OURS, PEERS, listed, run
+from benchmarks.fields.perceptual import perceptual_distance
 from benchmarks.fields.report import DEFAULT, read_rows, results_page
 from benchmarks.fields.scores import LEVELS, SCORES, Outcome, scores
+from benchmarks.fields.tuning import candidates
 from benchmarks.harness.runner import Method
 from benchmarks.peers.common import peer_problem
 from benchmarks.peers.deepinv import decomposed
 from benchmarks.registry import BENCHMARKS as EVERY, DOCS, FIELDS_RESULTS, MAPS
 from operators import Inpainting
+from posterior.recipes.training.data import Fields
 
 SIDE = 12
 
@@ -91,6 +96,19 @@ class TestScores:
         assert math.isnan(found["cov90"]) and math.isnan(found["cov95"])
         assert 0 < found["cov50"] < 1 and 0 < found["cov80"] < 1
 
+    def test_a_perceptual_distance_sees_what_people_see(self):
+        pytest.importorskip("stlpips_pytorch")
+        truth = brain_crop(1000, 48).double()
+        noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0)).double() * float(truth.max())
+        same, some, much = (perceptual_distance(truth + share * noise, truth) for share in (0, 0.05, 0.3))
+        assert same == pytest.approx(0, abs=1e-6) and 1e-4 < some < much
+        # brightness and contrast of the scanner's units are no difference
+        assert perceptual_distance(3 * (truth + 0.05 * noise) - 7, 3 * truth - 7) == pytest.approx(some, rel=1e-3)
+
+    def test_without_its_package_there_is_no_perceptual_distance(self, monkeypatch):
+        monkeypatch.setattr("benchmarks.fields.perceptual.find_spec", lambda name: None)
+        assert math.isnan(perceptual_distance(torch.zeros(48, 48), torch.ones(48, 48)))
+
     def test_weights_count(self, case, exact):
         draws = torch.cat([exact.sample(30, seed=1), 50 + exact.sample(30, seed=2)])
         weights = torch.cat([torch.ones(30), torch.zeros(30)]).double() / 30
@@ -147,12 +165,17 @@ class TestMethods:
 
     def test_grids_name_every_peer(self):
         names = {f"{library} {kind}" for library, kinds in PEERS.items() for kind in kinds}
-        assert set(json.loads(GRIDS.read_text())) == names
+        grids = json.loads(GRIDS.read_text())
+        assert set(grids) == names | {DEFAULT}
+        assert max(len(candidates(grid)) for grid in grids.values()) <= MOST_TRIED
         assert set(BUDGETS) <= names | set(OURS) and set(CHEAP) <= names | set(OURS)
 
     @pytest.mark.parametrize("name", list(BENCHMARKS))
-    def test_ours_are_never_tuned(self, name):
-        assert {m.setting for m in listed(BENCHMARKS[name].suite) if m.name in OURS} & {"tuned"} == set()
+    def test_nobody_is_tuned_more_than_the_others(self, name):
+        """Of ours the default sampler alone, and no baseline has a longer grid than a sampler may."""
+        suite = BENCHMARKS[name].suite
+        assert {m.name for m in listed(suite) if m.name in OURS and m.setting == "tuned"} == {DEFAULT}
+        assert all(math.prod(map(len, c.grid.values())) <= MOST_TRIED for c in suite.classical.values())
 
 
 class TestRun:
@@ -182,6 +205,16 @@ class TestRun:
     def test_development_never_meets_the_comparison(self):
         assert not torch.equal(brain_crop(0, 24), brain_crop(1000, 24))
         assert torch.equal(brain_crop(1000, 24), brain_crop(1000, 24))
+
+    def test_tuning_and_comparison_share_no_hour(self):
+        """The first third of what the card holds out is for tuning, whatever periods it names."""
+        hours = np.datetime64("2019-03-05T00") + np.r_[0:48, 300:372].astype("timedelta64[h]")
+        values = torch.arange(len(hours)).double().reshape(-1, 1, 1, 1)
+        fields = Fields(values[:0], values, hours[:0], hours, "K", None)
+        tuning, shown = ([held_out(fields, first + i) for i in range(200)] for first in (1000, 0))
+        assert max(t for t, _ in tuning) < min(t for t, _ in shown)
+        assert len({t for t, _ in tuning}) == 40 and len({t for t, _ in shown}) == 80
+        assert all(hours[int(x)] == t for t, x in (*tuning, *shown))
 
     def test_maps_are_kept_for_the_panels(self, case, exact, tmp_path, monkeypatch):
         from benchmarks.fields.maps import keep_maps

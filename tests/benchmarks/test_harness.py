@@ -1,12 +1,16 @@
 """Rows on disk, statistics of comparisons, and the command line of the benchmarks."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.harness import source
+from benchmarks.harness.runner import Benchmark, Method, Plan, run_plan
+from benchmarks.harness.source import revision
 from benchmarks.harness.statistics import median_interval, paired
-from benchmarks.harness.table import Layout, machine, revision, versions
+from benchmarks.harness.table import Layout, machine, versions
 from benchmarks.registry import BENCHMARKS
 
 
@@ -30,6 +34,81 @@ class TestRows:
         path.write_text("\n".join(old) + "\n")
         assert [r["problem"] for r in self.layout.read(path)] == ["2", "10"]
         assert all(r["machine"] == "" for r in self.layout.read(path))
+
+
+class TestSource:
+    @pytest.fixture
+    def tree(self, tmp_path, monkeypatch):
+        """Two packages and a prior, of which a test may change a file."""
+        for name in ("operators/mri.py", "posterior/linalg.py", "posterior/samplers/tds.py", "posterior/cli/run.py"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(name)
+        (tmp_path / "unet").mkdir()
+        (tmp_path / "unet" / "weights.safetensors").write_bytes(b"1")
+        (tmp_path / "posterior.json").write_text('{"scale": 1, "card": {"summary": "a"}}')
+        monkeypatch.setattr(source, "ROOT", tmp_path)
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        ("file", "with_samplers", "without"),
+        [
+            ("posterior/linalg.py", True, True),
+            ("operators/mri.py", True, True),
+            ("posterior/samplers/tds.py", True, False),
+            ("posterior/cli/run.py", False, False),
+        ],
+    )
+    def test_a_hash_changes_with_what_has_a_part(self, tree, file, with_samplers, without):
+        plain = source.revision.__wrapped__
+        before = plain(True), plain(False)
+        assert before == (plain(True), plain(False))
+        (tree / file).write_text("changed")
+        assert (plain(True) != before[0], plain(False) != before[1]) == (with_samplers, without)
+
+    def test_a_card_is_no_weight(self, tree):
+        weights = source.weights.__wrapped__
+        before = weights(tree)
+        (tree / "posterior.json").write_text('{"scale": 1, "card": {"summary": "b"}}')
+        assert weights(tree) == before
+        (tree / "posterior.json").write_text('{"scale": 2}')
+        assert weights(tree) != before
+        (tree / "posterior.json").write_text('{"scale": 1}')
+        (tree / "unet" / "weights.safetensors").write_bytes(b"2")
+        assert weights(tree) != before
+
+    def test_rows_that_are_out_of_date_are_computed_again_when_asked(self, tmp_path):
+        benchmark, path = Counted(), tmp_path / "rows.csv"
+        plan = Plan(benchmark, tuple(benchmark.methods()), benchmark.suites)
+        assert run_plan(plan, path, workers=1, progress=False) == 2
+        rows = benchmark.layout.read(path)
+        assert not any(map(benchmark.stale, rows))
+        rows[0]["revision"] = "of before"
+        benchmark.layout.write(path, rows)
+        assert [benchmark.stale(r) for r in rows] == [True, False]
+        assert run_plan(plan, path, workers=1, progress=False) == 0
+        assert run_plan(replace(plan, renew=True), path, workers=1, progress=False) == 1
+        assert not any(map(benchmark.stale, benchmark.layout.read(path)))
+
+
+class Counted(Benchmark):
+    """Two problems that cost nothing."""
+
+    name, module, layout, suites = "counted", "", Layout(("score",)), ("suite",)
+
+    def cells(self, suite):
+        return ("cell",)
+
+    def methods(self, names=None):
+        return [Method("method")]
+
+    def problems(self, method, suite, cell):
+        return 2
+
+    def build(self, suite, cell, problem, quick=False, draws=None):
+        return problem
+
+    def measure(self, method, case, settings=None):
+        return self.layout.blank(("suite", "cell", str(case), method.name, method.setting), 1) | {"score": str(case)}
 
 
 class TestStatistics:

@@ -22,7 +22,8 @@ def interpolation(case: Case) -> Estimate:
 
 
 def filtered(case: Case, radius: float, inflation: float) -> Estimate:
-    """The localised ensemble transform Kalman filter, from training fields of the season."""
+    """The localised ensemble transform Kalman filter, from training fields of the season; radius in km for weather systems."""
+    radius = radius * case.facts.get("size", 1.0)
     where = {"grid": case.facts["grid"], "latitude": case.facts["latitude"], "longitude": case.facts["longitude"]}
     members = etkf(case.facts["background"], case.likelihood, radius=radius, inflation=inflation, **where)
     return Estimate(members, members.mean(0), point=False)
