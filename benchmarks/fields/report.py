@@ -251,8 +251,8 @@ def _tuning() -> list[str]:
 def _provenance(rows: list[Row]) -> list[str]:
     body = [[*k, str(len(v))] for k, v in sorted(groups(rows, "machine", "revision", "versions").items())]
     words = (
-        "A revision is a hash of the source of the package (without its samplers, for methods that use none) and one of the "
-        "weights of the prior. `python -m benchmarks report` counts the rows that the code of today would compute otherwise; "
-        "`run --renew` computes them again."
+        "A revision is a hash of the code of the package (without its samplers, for methods that use none) and one of the "
+        "weights of the prior; rows of before have that of a commit. `python -m benchmarks report` counts the rows that other "
+        "code made; `run --renew` computes them again."
     )
     return [words, "", *markdown(["machine", "revision", "versions", "rows"], body)]

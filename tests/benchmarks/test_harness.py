@@ -42,7 +42,7 @@ class TestSource:
         """Two packages and a prior, of which a test may change a file."""
         for name in ("operators/mri.py", "posterior/linalg.py", "posterior/samplers/tds.py", "posterior/cli/run.py"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_text(name)
+            (tmp_path / name).write_text("x = 1")
         (tmp_path / "unet").mkdir()
         (tmp_path / "unet" / "weights.safetensors").write_bytes(b"1")
         (tmp_path / "posterior.json").write_text('{"scale": 1, "card": {"summary": "a"}}')
@@ -62,7 +62,9 @@ class TestSource:
         plain = source.revision.__wrapped__
         before = plain(True), plain(False)
         assert before == (plain(True), plain(False))
-        (tree / file).write_text("changed")
+        (tree / file).write_text('"""What it is."""\n# why\nx = 1\n')
+        assert before == (plain(True), plain(False))
+        (tree / file).write_text("x = 2")
         assert (plain(True) != before[0], plain(False) != before[1]) == (with_samplers, without)
 
     def test_a_card_is_no_weight(self, tree):
