@@ -1,0 +1,198 @@
+"""Folders that are spoilt are refused in one sentence, and nothing is unpickled."""
+
+import json
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from posterior.priors.loading import bundled_priors, load_prior, save_prior
+from tests.priors.made_priors import WEIGHTS, denoised, make_prior
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "tiny"
+    save_prior(make_prior("gaussian-residual"), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A fresh copy of a good folder, to be spoilt."""
+    return Path(shutil.copytree(saved, tmp_path / "tiny"))
+
+
+def refusal(error, *words, folder):
+    """Load ``folder``; it must be refused in one sentence that holds ``words``. The sentence."""
+    with pytest.raises(error) as caught:
+        load_prior(folder)
+    text = str(caught.value)
+    assert "\n" not in text.strip(), text
+    assert 0 < len(text) < 600
+    for word in words:
+        assert re.search(word, text), f"{word!r} not in {text!r}"
+    return text
+
+
+def edit_weights(folder, change):
+    state = load_file(folder / WEIGHTS)
+    change(state)
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def edit_json(path, **changes):
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in config.items() if v is not ...}))
+
+
+class Trap:
+    """Unpickling this leaves a mark."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+class TestRefusals:
+    def test_the_good_folder_loads(self, folder):
+        assert torch.isfinite(denoised(load_prior(folder))).all()
+
+    def test_missing_tensor(self, folder):
+        edit_weights(folder, lambda s: s.pop("conv_in.weight"))
+        refusal(ValueError, "missing: conv_in.weight", "superfluous: none", "safetensors", folder=folder)
+
+    def test_extra_tensor(self, folder):
+        edit_weights(folder, lambda s: s.update({"extra.bias": torch.zeros(2)}))
+        refusal(ValueError, "missing: none", "superfluous: extra.bias", folder=folder)
+
+    def test_many_missing_tensors_are_not_all_listed(self, folder):
+        edit_weights(folder, lambda s: [s.pop(k) for k in list(s) if k.startswith("mid_block")])
+        refusal(ValueError, r"missing: mid_block\S+, mid_block\S+, mid_block\S+ and \d+ more", folder=folder)
+
+    def test_wrong_shape(self, folder):
+        edit_weights(folder, lambda s: s.update({"conv_out.bias": torch.zeros(3)}))
+        refusal(ValueError, r"conv_out\.bias is \(3,\), wanted \(1,\)", folder=folder)
+
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf])
+    def test_weights_that_are_not_finite(self, folder, value):
+        edit_weights(folder, lambda s: s["time_embedding.linear_1.weight"].view(-1)[5].fill_(value))
+        refusal(ValueError, r"time_embedding\.linear_1\.weight has values that are not finite", folder=folder)
+
+    @pytest.mark.parametrize("kept", [0.5, 0.01, 0.0])
+    def test_truncated_weights(self, folder, kept):
+        data = (folder / WEIGHTS).read_bytes()
+        (folder / WEIGHTS).write_bytes(data[: int(kept * len(data))])
+        refusal(ValueError, "safetensors", "whole", folder=folder)
+
+    def test_truncated_tables(self, folder):
+        data = (folder / "tables.safetensors").read_bytes()
+        (folder / "tables.safetensors").write_bytes(data[:-8])
+        refusal(ValueError, "tables.safetensors is not a whole safetensors file", folder=folder)
+
+    @pytest.mark.parametrize("ours", [True, False], ids=["ours", "diffusers"])
+    @pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "pytorch_model.bin"])
+    def test_pickled_weights_are_never_read(self, folder, ours, name, tmp_path):
+        if not ours:
+            (folder / "posterior.json").unlink()
+            diffusers.EDMEulerScheduler().save_pretrained(folder / "scheduler")
+        (folder / WEIGHTS).unlink()
+        mark = tmp_path / "executed"
+        with (folder / "unet" / name).open("wb") as f:
+            torch.save({"conv_in.weight": Trap(mark)}, f)
+        refusal(FileNotFoundError, "safetensors is missing", "pickled", folder=folder)
+        assert not mark.exists()
+        # the trap is a real one
+        torch.load(folder / "unet" / name, weights_only=False)
+        assert mark.exists()
+
+    def test_pickle_under_the_name_of_safetensors(self, folder, tmp_path):
+        mark = tmp_path / "executed"
+        (folder / WEIGHTS).write_bytes(pickle.dumps(Trap(mark)) + bytes(64))
+        refusal(ValueError, "not a whole safetensors file", folder=folder)
+        assert not mark.exists()
+
+    def test_unknown_name(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        text = refusal(FileNotFoundError, "no prior 'nonesuch'", "bundled priors are", folder="nonesuch")
+        for name in bundled_priors():
+            assert name in text
+
+    def test_configuration_that_lies_about_channels(self, folder):
+        edit_json(folder / "unet" / "config.json", in_channels=3)
+        refusal(ValueError, "3 channels in and 1 out", "wanted 2 and 1", folder=folder)
+
+    def test_event_shape_that_lies_about_channels(self, folder):
+        edit_json(folder / "posterior.json", event_shape=[2, 8, 8])
+        refusal(ValueError, "2 channels in and 1 out", "wanted 4 and 2", folder=folder)
+
+    def test_both_lie_and_the_weights_tell(self, folder):
+        edit_json(folder / "posterior.json", event_shape=[2, 8, 8])
+        edit_json(folder / "unet" / "config.json", in_channels=4, out_channels=2)
+        refusal(ValueError, r"conv_\w+\.\w+ is \(", "wanted", folder=folder)
+
+    def test_another_kind_of_network(self, folder):
+        edit_json(folder / "unet" / "config.json", _class_name="UNet2DConditionModel")
+        refusal(ValueError, "network 'UNet2DConditionModel'; wanted UNet2DModel", folder=folder)
+
+    def test_scheduler_that_is_not_json(self, folder):
+        (folder / "posterior.json").unlink()
+        (folder / "scheduler").mkdir()
+        (folder / "scheduler" / "scheduler_config.json").write_text("beta_start: 0.1")
+        refusal(ValueError, r"scheduler_config\.json is not valid JSON", folder=folder)
+
+    @pytest.mark.parametrize("name", ["posterior.json", "unet/config.json"])
+    @pytest.mark.parametrize("text", [b'{"format": 1,', b"", b"\xff\xfe\x00{}"], ids=["cut", "empty", "bytes"])
+    def test_not_json(self, folder, name, text):
+        (folder / name).write_bytes(text)
+        refusal(ValueError, "is not valid JSON", re.escape(name.split("/")[-1]), folder=folder)
+
+    @pytest.mark.parametrize("name", ["posterior.json", "unet/config.json"])
+    def test_json_that_is_no_object(self, folder, name):
+        (folder / name).write_text("[1, 2]")
+        refusal(ValueError, re.escape(name.split("/")[-1]), folder=folder)
+
+    @pytest.mark.parametrize(
+        "key", ["parameterisation", "event_shape", "scale", "shift", "units", "rms", "sigma_range", "card"]
+    )
+    def test_missing_key(self, folder, key):
+        edit_json(folder / "posterior.json", **{key: ...})
+        refusal(ValueError, "posterior.json", key, folder=folder)
+
+    def test_unknown_format(self, folder):
+        edit_json(folder / "posterior.json", format=99)
+        refusal(ValueError, "format 99; this version reads 1", folder=folder)
+
+    def test_unknown_parameterisation(self, folder):
+        edit_json(folder / "posterior.json", parameterisation={"kind": "magic"})
+        refusal(ValueError, "parameterisation 'magic' is not known", folder=folder)
+
+    def test_unknown_setting_of_a_parameterisation(self, folder):
+        edit_json(folder / "posterior.json", parameterisation={"kind": "edm", "sigma_dat": 1.0})
+        refusal(ValueError, "posterior.json", "sigma_dat", folder=folder)
+
+    def test_vp_without_its_table(self, folder):
+        edit_json(folder / "posterior.json", parameterisation={"kind": "vp"})
+        refusal(ValueError, "alphas_cumprod", folder=folder)
+
+    def test_residual_without_its_reference(self, folder):
+        (folder / "tables.safetensors").unlink()
+        refusal(ValueError, "gaussian-residual prior without its reference", folder=folder)
+
+    @pytest.mark.parametrize("dropped", ["frequencies", "sigmas"])
+    def test_reference_with_a_tensor_missing(self, folder, dropped):
+        tables = load_file(folder / "tables.safetensors")
+        del tables[f"reference.{dropped}"]
+        save_file(tables, folder / "tables.safetensors")
+        refusal(ValueError, f"reference.{dropped}", "tables.safetensors", folder=folder)
+
+    def test_network_weights_missing(self, folder):
+        (folder / WEIGHTS).unlink()
+        refusal(FileNotFoundError, "safetensors is missing", folder=folder)
