@@ -1,85 +1,21 @@
-"""What the commands share: options, refusals in one sentence, notes, and the files that results go to."""
+"""What the commands share: refusals in one sentence, notes, and the files that results go to."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from posterior.samplers.base import Sampler
 
-
-class SamplerName(StrEnum):
-    """Samplers that the command line offers."""
-
-    bridge = "bridge"
-    mmps = "mmps"
-    pigdm = "pigdm"
-    dps = "dps"
-
-
-_DEFAULT_STEPS = {"bridge": 10, "mmps": 32, "pigdm": 100, "dps": 1000}
 _EXPECTED = (ValueError, OSError, ImportError, MemoryError)
-
-PriorOption = Annotated[str, typer.Option(help="A bundled prior, or a folder in diffusers' format.")]
-SamplerOption = Annotated[SamplerName, typer.Option(help="Sampling method.")]
-StepsOption = Annotated[int | None, typer.Option(help="Sampler steps; 10, 32, 100, 1000 by method if not given.", min=1)]
-DrawsOption = Annotated[int, typer.Option(help="Draws; a 90 % interval takes 19.", min=1)]
-SeedOption = Annotated[int, typer.Option(help="Seed of all that is random.", min=0)]
-BatchOption = Annotated[int, typer.Option(help="Draws computed at a time; memory grows with it.", min=1)]
-OutputOption = Annotated[Path, typer.Option(help="NetCDF file to write; a picture goes beside it as .png.")]
-CheckOption = Annotated[
-    bool,
-    typer.Option(
-        "--check",
-        help="Run a second time without a fifth of the samples, and count how well they are predicted.",
-    ),
-]
-CheckpointOption = Annotated[Path | None, typer.Option(help="File that keeps finished draws; a second run goes on from there.")]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """What is asked of the sampling itself; one field for each option."""
-
-    sampler: SamplerName
-    steps: int | None
-    draws: int
-    seed: int
-    batch_size: int
-    checkpoint: Path | None
-
-    def method(self, bridge: Callable[[int], Sampler] | None = None) -> Sampler:
-        """The sampler that is asked for; ``bridge`` makes it where a task has a `GaussianBridge` of its own."""
-        import posterior
-
-        makers: dict[str, Any] = {
-            "bridge": bridge or posterior.GaussianBridge,
-            "mmps": posterior.MMPS,
-            "pigdm": posterior.PiGDM,
-            "dps": posterior.DPS,
-        }
-        return makers[self.sampler](self.steps or _DEFAULT_STEPS[self.sampler])
-
-    def settings(self) -> dict[str, Any]:
-        """Keyword arguments of `posterior.sample`, with a progress bar."""
-        return {
-            "draws": self.draws,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "checkpoint": self.checkpoint,
-            "progress": True,
-        }
 
 
 @contextlib.contextmanager

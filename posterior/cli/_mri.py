@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from posterior.cli._common import Sampling, note, write, wrote
+from posterior.cli._common import note, write, wrote
+from posterior.cli.options import Sampling
 
 if TYPE_CHECKING:
     from posterior.priors.base import Prior

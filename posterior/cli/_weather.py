@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from posterior.cli._common import Sampling, note, write, wrote
+from posterior.cli._common import note, write, wrote
+from posterior.cli.options import Sampling
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,21 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from posterior.cli._common import (
-    BatchOption,
-    CheckpointOption,
-    DrawsOption,
-    PriorOption,
-    SamplerName,
-    SamplerOption,
-    Sampling,
-    SeedOption,
-    StepsOption,
-    check_output,
-    notes,
-    one_sentence,
-)
+from posterior.cli import options
+from posterior.cli._common import check_output, notes, one_sentence
 from posterior.cli._weather import list_dropped, run
+from posterior.cli.options import SamplerName, Sampling
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,11 +32,11 @@ class Law(StrEnum):
 
 def assimilate(
     file: Annotated[Path, typer.Argument(metavar="OBS", help="Observation table (CSV, Parquet), MADIS NetCDF or METAR text.")],
-    prior: PriorOption = "slp-north-atlantic",
-    sampler: SamplerOption = SamplerName.bridge,
-    steps: StepsOption = None,
-    draws: DrawsOption = 64,
-    seed: SeedOption = 0,
+    prior: options.Prior = "slp-north-atlantic",
+    sampler: options.Sampler = SamplerName.bridge,
+    steps: options.Steps = None,
+    draws: options.Draws = 64,
+    seed: options.Seed = 0,
     output: Annotated[
         Path | None, typer.Option(help="NetCDF file to write, OBS's name with -analysis.nc here if not given; and a .png.")
     ] = None,
@@ -85,8 +74,8 @@ def assimilate(
     background: Annotated[
         Path | None, typer.Option(help="Past fields with times, for climatology and ETKF; drawn from the prior if not given.")
     ] = None,
-    batch_size: BatchOption = 32,
-    checkpoint: CheckpointOption = None,
+    batch_size: options.Batch = 32,
+    checkpoint: options.Checkpoint = None,
 ) -> None:
     """Turn station reports into an ensemble of fields, with a map, baselines and scores at withheld stations."""
     sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from posterior.cli._common import SeedOption, check_output, note, notes, one_sentence, wrote
+from posterior.cli import options
+from posterior.cli._common import check_output, note, notes, one_sentence, wrote
 
 if TYPE_CHECKING:
     from posterior.recipes.calibration.problem import Yardstick
@@ -32,7 +33,7 @@ def calibrate(
     steps: Annotated[int | None, typer.Option(help="Sampler steps; its own if not given.", min=1)] = None,
     trials: Annotated[int, typer.Option(help="Truths; tests take 20.", min=20)] = 100,
     draws: Annotated[int, typer.Option(help="Draws for each; a 90 % interval takes 19.", min=2)] = 19,
-    seed: SeedOption = 0,
+    seed: options.Seed = 0,
     workers: Annotated[int, typer.Option(help="Processes that share the work; the numbers stay the same.", min=1)] = 1,
     batch_size: Annotated[int | None, typer.Option(help=_BATCH_HELP, min=1)] = None,
     resume: Annotated[

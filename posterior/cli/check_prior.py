@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from posterior.cli._common import BatchOption, SeedOption, notes, one_sentence
+from posterior.cli import options
+from posterior.cli._common import notes, one_sentence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,8 +40,8 @@ def check_prior(
     steps: Annotated[int, typer.Option(help="Network calls of each.", min=2)] = 32,
     block: Annotated[int | None, typer.Option(help="Held-out fields in a row that count as one; 10 days.", min=1)] = None,
     most: Annotated[int, typer.Option(help="Held-out fields at most, evenly spaced.", min=4)] = 400,
-    batch_size: BatchOption = 16,
-    seed: SeedOption = 0,
+    batch_size: options.Batch = 16,
+    seed: options.Seed = 0,
 ) -> None:
     """Ask whether a prior is a good one: denoising, draws, memorisation, and the Jacobian of its denoiser."""
     with one_sentence(), notes():

@@ -7,31 +7,19 @@ from typing import Annotated
 
 import typer
 
-from posterior.cli._common import (
-    BatchOption,
-    CheckOption,
-    CheckpointOption,
-    DrawsOption,
-    PriorOption,
-    SamplerName,
-    SamplerOption,
-    Sampling,
-    SeedOption,
-    StepsOption,
-    check_output,
-    notes,
-    one_sentence,
-)
+from posterior.cli import options
+from posterior.cli._common import check_output, notes, one_sentence
 from posterior.cli._mri import run
+from posterior.cli.options import SamplerName, Sampling
 
 
 def reconstruct(
     file: Annotated[Path, typer.Argument(help="k-space: .npy (coils, ky, kx), fastMRI .h5, BART .cfl/.hdr.")],
-    prior: PriorOption = "brain-mri",
-    sampler: SamplerOption = SamplerName.bridge,
-    steps: StepsOption = None,
-    draws: DrawsOption = 20,
-    seed: SeedOption = 0,
+    prior: options.Prior = "brain-mri",
+    sampler: options.Sampler = SamplerName.bridge,
+    steps: options.Steps = None,
+    draws: options.Draws = 20,
+    seed: options.Seed = 0,
     output: Annotated[
         Path | None,
         typer.Option(help="NetCDF file to write, FILE's name with -posterior.nc here if not given; and a .png."),
@@ -46,9 +34,9 @@ def reconstruct(
         typer.Option(help="Noise standard deviation per real and imaginary part; estimated if not given."),
     ] = None,
     coils: Annotated[int, typer.Option(help="Compress to this many virtual coils.", min=1)] = 8,
-    batch_size: BatchOption = 4,
-    check: CheckOption = False,
-    checkpoint: CheckpointOption = None,
+    batch_size: options.Batch = 4,
+    check: options.Check = False,
+    checkpoint: options.Checkpoint = None,
 ) -> None:
     """Reconstruct a slice of multi-coil k-space, with an uncertainty map."""
     sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint)

@@ -7,37 +7,26 @@ from typing import Annotated
 
 import typer
 
-from posterior.cli._common import (
-    BatchOption,
-    CheckpointOption,
-    DrawsOption,
-    OutputOption,
-    PriorOption,
-    SamplerName,
-    SamplerOption,
-    Sampling,
-    SeedOption,
-    StepsOption,
-    check_output,
-    one_sentence,
-)
+from posterior.cli import options
+from posterior.cli._common import check_output, one_sentence
 from posterior.cli._comparison import finish
+from posterior.cli.options import SamplerName, Sampling
 
 
 def deblur(
-    prior: PriorOption = "galaxies",
-    sampler: SamplerOption = SamplerName.bridge,
-    steps: StepsOption = None,
-    draws: DrawsOption = 20,
-    seed: SeedOption = 0,
-    output: OutputOption = Path("posterior-demo-deblur.nc"),
+    prior: options.Prior = "galaxies",
+    sampler: options.Sampler = SamplerName.bridge,
+    steps: options.Steps = None,
+    draws: options.Draws = 20,
+    seed: options.Seed = 0,
+    output: options.Output = Path("posterior-demo-deblur.nc"),
     noise: Annotated[float, typer.Option(help="Noise, in units of a bright galaxy's peak.")] = 0.01,
     photons: Annotated[
         float | None, typer.Option(help="Count photons instead, this many at a bright galaxy's peak: Poisson noise.")
     ] = None,
     psf: Annotated[Path | None, typer.Option(help="FITS file of point-spread functions; Hubble's if not given.")] = None,
-    batch_size: BatchOption = 4,
-    checkpoint: CheckpointOption = None,
+    batch_size: options.Batch = 4,
+    checkpoint: options.Checkpoint = None,
 ) -> None:
     """Blur simulated galaxies by a measured point-spread function, draw what they were, and compare with the truth."""
     sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint)

@@ -7,20 +7,10 @@ from typing import Annotated
 
 import typer
 
-from posterior.cli._common import (
-    BatchOption,
-    CheckpointOption,
-    DrawsOption,
-    OutputOption,
-    SamplerName,
-    SamplerOption,
-    Sampling,
-    SeedOption,
-    StepsOption,
-    check_output,
-    one_sentence,
-)
+from posterior.cli import options
+from posterior.cli._common import check_output, one_sentence
 from posterior.cli._comparison import finish
+from posterior.cli.options import SamplerName, Sampling
 
 
 def downscale(
@@ -28,17 +18,17 @@ def downscale(
         str | None,
         typer.Option(help="A bundled prior of a weather field, or a folder; t2m-uk, else slp-north-atlantic, if not given."),
     ] = None,
-    sampler: SamplerOption = SamplerName.bridge,
-    steps: StepsOption = None,
-    draws: DrawsOption = 20,
-    seed: SeedOption = 0,
-    output: OutputOption = Path("posterior-demo-downscale.nc"),
+    sampler: options.Sampler = SamplerName.bridge,
+    steps: options.Steps = None,
+    draws: options.Draws = 20,
+    seed: options.Seed = 0,
+    output: options.Output = Path("posterior-demo-downscale.nc"),
     factor: Annotated[int, typer.Option(help="Rows and columns of the fine grid in a coarse cell.", min=2)] = 4,
     time: Annotated[
         str | None, typer.Option(help="Of the field, in the registry's reanalysis; a held-out one if not given.")
     ] = None,
-    batch_size: BatchOption = 20,
-    checkpoint: CheckpointOption = None,
+    batch_size: options.Batch = 20,
+    checkpoint: options.Checkpoint = None,
 ) -> None:
     """Average a held-out field over coarse cells, draw what it was, and compare with bicubic and optimal interpolation."""
     sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint)

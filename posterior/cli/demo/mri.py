@@ -7,37 +7,24 @@ from typing import Annotated
 
 import typer
 
-from posterior.cli._common import (
-    BatchOption,
-    CheckOption,
-    CheckpointOption,
-    DrawsOption,
-    OutputOption,
-    PriorOption,
-    SamplerName,
-    SamplerOption,
-    Sampling,
-    SeedOption,
-    StepsOption,
-    check_output,
-    notes,
-    one_sentence,
-)
+from posterior.cli import options
+from posterior.cli._common import check_output, notes, one_sentence
 from posterior.cli._mri import run
+from posterior.cli.options import SamplerName, Sampling
 
 
 def mri(
-    prior: PriorOption = "brain-mri",
-    sampler: SamplerOption = SamplerName.bridge,
-    steps: StepsOption = None,
-    draws: DrawsOption = 20,
-    seed: SeedOption = 0,
-    output: OutputOption = Path("posterior-demo.nc"),
+    prior: options.Prior = "brain-mri",
+    sampler: options.Sampler = SamplerName.bridge,
+    steps: options.Steps = None,
+    draws: options.Draws = 20,
+    seed: options.Seed = 0,
+    output: options.Output = Path("posterior-demo.nc"),
     acceleration: Annotated[float, typer.Option(help="Grid locations for each sampled one.", min=1)] = 4.0,
     coils: Annotated[int, typer.Option(help="Simulated coils.", min=1)] = 8,
-    batch_size: BatchOption = 4,
-    check: CheckOption = False,
-    checkpoint: CheckpointOption = None,
+    batch_size: options.Batch = 4,
+    check: options.Check = False,
+    checkpoint: options.Checkpoint = None,
 ) -> None:
     """Undersample the bundled, real head slice, reconstruct it, and compare with the truth."""
     sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint)
