@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def bar(title: str, **fields: str) -> Iterator[Callable[..., None]]:
-    """A bar with time taken and time left.
+    """A bar with time taken and time left, on the error stream.
 
     Args:
         title: What is going on.
@@ -21,6 +21,7 @@ def bar(title: str, **fields: str) -> Iterator[Callable[..., None]]:
     """
     # rich draws from Python's global generator, as it is imported and as it styles text.
     state = random.getstate()
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
@@ -34,7 +35,7 @@ def bar(title: str, **fields: str) -> Iterator[Callable[..., None]]:
     )
     blank: dict[str, Any] = dict.fromkeys(fields, 0)
     try:
-        with Progress(*columns) as shown:
+        with Progress(*columns, console=Console(stderr=True)) as shown:
             task = shown.add_task(title, total=None, **blank)
 
             def update(**numbers: Any) -> None:

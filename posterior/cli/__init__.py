@@ -1,5 +1,4 @@
-"""The command line: ``posterior demo``, ``posterior reconstruct FILE``, ``posterior priors``,
-``posterior report FILE``.
+"""The command line, ``posterior COMMAND``.
 
 Whatever can be expected to go wrong ends in one sentence on the error stream and exit status 2, with no
 output file begun. Libraries are imported inside the commands, so that ``--help`` answers at once.

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,7 +42,9 @@ def check_prior(
     """Ask whether a prior is a good one: denoising, draws, memorisation, and the Jacobian of its denoiser."""
     with one_sentence(), notes():
         import posterior
+        from posterior._progress import bar
         from posterior.uncertainty import check_prior as examine
+        from posterior.uncertainty.prior_check.verdicts import Grade
 
         if data is not None and held_out is not None:
             raise ValueError("check-prior: wanted one of --data and --held-out")
@@ -61,7 +59,7 @@ def check_prior(
         else:
             held, known, dates, days = _array(held_out), None if training is None else _array(training), None, 1
             held = held[_spaced(len(held), most)]
-        with _bar() as report:
+        with bar("checking", part="{}") as update:
             found = examine(
                 network,
                 held,
@@ -72,13 +70,13 @@ def check_prior(
                 block=block or days,
                 batch_size=batch_size,
                 seed=seed,
-                progress=report,
+                progress=lambda part, share: update(part=part, completed=share, total=1.0),
             )
         page = found.save(folder)
     for verdict in found.verdicts:
         typer.echo(str(verdict))
     typer.echo(f"wrote {page}")
-    if found.grade == "fail":
+    if found.grade is Grade.bad:
         raise typer.Exit(1)
 
 
@@ -124,19 +122,3 @@ def _spaced(count: int, most: int) -> Tensor:
     import torch
 
     return torch.arange(count) if count <= most else torch.linspace(0, count - 1, most).round().long()
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[Callable[[str, float], None]]:
-    # rich draws from Python's global generator, as it is imported and as it styles text.
-    state = random.getstate()
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description:>9}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    try:
-        with Progress(*columns, console=Console(file=sys.stderr)) as bar:
-            task = bar.add_task("denoising", total=1.0)
-            yield lambda what, share: bar.update(task, description=what, completed=share)
-    finally:
-        random.setstate(state)

@@ -69,8 +69,7 @@ class PriorCheck:
     @property
     def grade(self) -> Grade:
         """The worst of the findings."""
-        order = (Grade.good, Grade.doubtful, Grade.bad)
-        return max((v.grade for v in self.verdicts), key=order.index)
+        return Grade.worst(v.grade for v in self.verdicts)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but maps and examples as plain numbers; what is not finite is None."""

@@ -78,16 +78,13 @@ class JacobianCheck:
 
 def _trust(grades: dict[str, Grade]) -> Verdict:
     """What samplers may rely on."""
-    order = (Grade.good, Grade.doubtful, Grade.bad)
-    jacobian = max((grades[name] for name in ("symmetry", "positivity", "error covariance")), key=order.index)
-    whole = max((jacobian, grades["Fokker-Planck"]), key=order.index)
+    jacobian = Grade.worst(grades[name] for name in ("symmetry", "positivity", "error covariance"))
+    whole = Grade.worst([jacobian, grades["Fokker-Planck"]])
     words = {Grade.good: "can be trusted", Grade.doubtful: "are approximate", Grade.bad: "are not to be trusted"}
-    methods = "samplers that take sigma^2 dD/dx for a covariance (MMPS, TMPD)"
+    methods = "Samplers that take sigma^2 dD/dx for a covariance (MMPS, TMPD)"
     if jacobian == whole:
-        return Verdict("trust", whole, f"{methods[0].upper()}{methods[1:]} and log-densities along the flow {words[whole]}.")
-    return Verdict(
-        "trust", whole, f"{methods[0].upper()}{methods[1:]} {words[jacobian]}; log-densities along the flow {words[whole]}."
-    )
+        return Verdict("trust", whole, f"{methods} and log-densities along the flow {words[whole]}.")
+    return Verdict("trust", whole, f"{methods} {words[jacobian]}; log-densities along the flow {words[whole]}.")
 
 
 def jacobian_check(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,7 +13,7 @@ JUDGED = (0.05, 2.0)
 
 
 class Grade(StrEnum):
-    """How a check ended."""
+    """How a check ended, from the best to the worst."""
 
     good = "pass"
     doubtful = "warn"
@@ -25,6 +25,11 @@ class Grade(StrEnum):
         if value <= good:
             return Grade.good
         return Grade.doubtful if value <= doubtful else Grade.bad
+
+    @staticmethod
+    def worst(grades: Iterable[Grade]) -> Grade:
+        """The worst of several."""
+        return max(grades, key=list(Grade).index)
 
 
 @dataclass(frozen=True)
