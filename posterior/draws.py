@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from posterior.axes import DEFAULT_DIMS, check_names, coordinate
-from posterior.quantiles import weibull_quantiles
+from posterior.quantiles import draws_needed, weibull_quantiles
 from posterior.stats import Stats
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Draws:
         self._needs_posterior("an interval", allow_point_estimate)
         if not 0 < level < 1:
             raise ValueError(f"Draws.interval: level is {level}; wanted a number between 0 and 1")
-        needed = 2 / (1 - level) - 1 - 1e-6  # the outermost draws lie at 1 / (n + 1) from both ends; rounding
+        needed = draws_needed(level)
         if self.n_effective < needed:
             raise ValueError(
                 f"Draws.interval: {self._count()} cannot support a {100 * level:g} % interval; it takes at "

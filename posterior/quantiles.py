@@ -5,13 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 
-def weibull_quantiles(values: np.ndarray, levels: tuple[float, ...], weights: np.ndarray | None) -> np.ndarray:
+def draws_needed(level: float) -> float:
+    """How many draws of equal weight the central interval of a level takes: 19 for 0.9, less what rounding may eat.
+
+    The outermost of n draws lie at 1 / (n + 1) from both ends.
+    """
+    return 2 / (1 - level) - 1 - 1e-6
+
+
+def weibull_quantiles(values: np.ndarray, levels: tuple[float, ...], weights: np.ndarray | None = None) -> np.ndarray:
     """Quantiles at Weibull positions; see `posterior.Draws.interval`.
 
     Args:
         values: (m, n), quantiles are taken along the rows.
         levels: Between 1 / (n + 1) and n / (n + 1).
-        weights: (n,), summing to one, or None.
+        weights: (n,), summing to one; equal where None.
 
     Returns:
         Array (levels, m).

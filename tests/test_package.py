@@ -93,6 +93,18 @@ def test_import_is_fast():
     assert seconds("posterior") - seconds("torch") < 1.5
 
 
+def test_public_names_are_there_at_first_use():
+    code = (
+        "import sys, posterior, operators\n"
+        "assert not {'torch', 'numpy', 'deepinv'} & set(sys.modules), 'heavy'\n"
+        "for package in (posterior, posterior.io, posterior.uncertainty, operators):\n"
+        "    assert set(package.__all__) <= set(dir(package))\n"
+        "    for name in package.__all__:\n"
+        "        getattr(package, name)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_readme_has_exactly_two_setup_commands(readme):
     commands = re.findall(r"^```bash setup\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
     assert [command.count("\n") for command in commands] == [1, 1]  # one line each

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from posterior.draws import Draws
+from posterior.quantiles import draws_needed, weibull_quantiles
 from posterior.uncertainty.scores import crps_members
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Comparison:
                 row["CRPS"] = float((means[name] - truth).abs().mean())
             else:
                 row["CRPS"] = float(crps_members(torch.cat([truth[None], ensemble]))[0])
-            if len(ensemble) + 1 >= 2 / (1 - LEVEL) - 1e-6:
+            if len(ensemble) >= draws_needed(LEVEL):
                 row["coverage"] = _coverage(ensemble, truth)
             rows.append(row | dict(self.extra.get(name, {})))
         return rows
@@ -110,11 +111,14 @@ class Comparison:
         return tree
 
     def save(self, path: str | Path) -> None:
-        """Write `to_datatree` to a NetCDF file that `posterior.load_draws` and ArviZ read; replaced once all is written."""
-        from posterior.draws_io import replacing
+        """Write `to_datatree` to a NetCDF or Zarr file that `posterior.load_draws` and ArviZ read.
 
-        with replacing(Path(path)) as partial:
-            self.to_datatree().to_netcdf(partial, engine="h5netcdf", write_inherited_coords=True)
+        Args:
+            path: Where to; replaced only once everything is written.
+        """
+        from posterior.draws_io import save_tree
+
+        save_tree(self.to_datatree(), path)
 
 
 def figure(found: Comparison, *, gamma: float = 1.0) -> Figure:
@@ -178,11 +182,6 @@ def _points_up(draws: Draws) -> bool:
 
 
 def _coverage(ensemble: Tensor, truth: Tensor) -> float:
-    n = len(ensemble)
-    low, high = (torch.quantile(ensemble, _weibull(q, n), dim=0) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    """Share of the truth (m,) in the central intervals of an ensemble (S, m)."""
+    low, high = torch.from_numpy(weibull_quantiles(ensemble.T.numpy(), ((1 - LEVEL) / 2, (1 + LEVEL) / 2)))
     return float(((truth >= low) & (truth <= high)).double().mean())
-
-
-def _weibull(q: float, n: int) -> float:
-    """The share at which linear interpolation of order statistics finds Weibull's position q (n + 1)."""
-    return min(max((q * (n + 1) - 1) / (n - 1), 0.0), 1.0)

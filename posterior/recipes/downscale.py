@@ -20,6 +20,7 @@ from posterior.driver import sample
 from posterior.likelihoods import GaussianLikelihood
 from posterior.priors.base import Prior
 from posterior.recipes.comparison import POSTERIOR, Baseline, Comparison
+from posterior.recipes.weather.analysis import reference_draws
 from posterior.recipes.weather.baselines import optimal_interpolation
 from posterior.recipes.weather.problem import grid_of
 from posterior.samplers.base import Sampler
@@ -217,7 +218,9 @@ def downscale(
     settings = {"draws": draws, "seed": seed, "batch_size": batch_size, "progress": progress, "checkpoint": checkpoint}
     found = sample(prior, problem.likelihood, sampler, **settings)
     if fields is None:
-        fields = _reference_draws(prior, shape)
+        if prior.reference is None:
+            raise ValueError(f"downscale: prior '{prior.name}' carries no reference; pass fields= to fit bicubic's error on")
+        fields = reference_draws(prior, FITTED)
     baselines = {"bicubic": fitted_bicubic(problem, fields)}
     extra = {}  # power at small scales, over that of the truth
     if prior.reference is not None:
@@ -230,12 +233,3 @@ def downscale(
     extra[POSTERIOR] = {column: float(small_scales(found.samples, factor).mean() / true)}
     facts = problem.facts
     return Comparison(found, problem.truth, problem.y[0, 0], baselines, source=problem.source, facts=facts, extra=extra)
-
-
-def _reference_draws(prior: Prior, shape: tuple[int, ...]) -> Tensor:
-    if prior.reference is None:
-        raise ValueError(f"downscale: prior '{prior.name}' carries no reference; pass fields= to fit the error of bicubic on")
-    g = torch.Generator().manual_seed(0)
-    white = torch.randn(FITTED, *shape, generator=g, dtype=torch.float64)
-    mean = prior.reference.mean(shape)
-    return prior.affine.to_physical(mean + prior.reference.covariance(shape).sqrt(white))

@@ -18,6 +18,7 @@ import numpy as np
 from posterior.draws import Draws
 from posterior.figures.html import embedded, key_figures, warnings_of
 from posterior.figures.panel import reconstruction
+from posterior.quantiles import draws_needed
 from posterior.uncertainty.assessment import Assessment
 from posterior.uncertainty.findings import Finding
 from posterior.uncertainty.maps import principal_components
@@ -131,11 +132,11 @@ def _in_words(draws: Draws, tree: DataTree) -> str:
 def _warnings(draws: Draws, found: Assessment | None) -> Iterator[str]:
     for text in warnings_of(draws):
         yield f"{text[:1].upper()}{text[1:]}"
-    needed = math.ceil(2 / (1 - _LEVEL) - 1 - 1e-6)
-    if draws.is_posterior and draws.n_effective < needed - 1e-6:
+    needed = draws_needed(_LEVEL)
+    if draws.is_posterior and draws.n_effective < needed:
         yield (
-            f"The draws are worth {draws.n_effective:.3g} of equal weight; a {100 * _LEVEL:.0f} % interval takes {needed}. "
-            "Intervals below are the widest that they support."
+            f"The draws are worth {draws.n_effective:.3g} of equal weight; a {100 * _LEVEL:.0f} % interval takes "
+            f"{math.ceil(needed)}. Intervals below are the widest that they support."
         )
     residual = draws.stats.residual
     if residual is not None and not _RESIDUAL[0] <= residual <= _RESIDUAL[1]:
@@ -170,7 +171,7 @@ def _against_truth(draws: Draws) -> dict[str, str]:
     if draws.is_posterior and draws.n_effective > 1 + 1e-6:
         spread = np.sqrt(np.square(draws.std.cpu().double().numpy()[exists]).mean())
         rows["spread"] = f"{spread:.4g}{units} (root mean square of the standard deviation)"
-    if draws.is_posterior and draws.n_effective >= 2 / (1 - _LEVEL) - 1 - 1e-6 and error.size > 1:
+    if draws.is_posterior and draws.n_effective >= draws_needed(_LEVEL) and error.size > 1:
         lower, upper = draws.interval(_LEVEL)
         inside = ((draws.truth >= lower) & (draws.truth <= upper)).cpu().numpy()[exists]
         rows["truth inside"] = f"{100 * inside.mean():.1f} % of the values lie in their {100 * _LEVEL:.0f} % interval"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from posterior.draws import Draws
+from posterior.quantiles import draws_needed
 from posterior.uncertainty.quantities import weighted_mean
 
 _DRAWS = 64  # that are worked on at once
@@ -80,7 +81,7 @@ def summarise_regions(
         raise ValueError("summarise_regions: the draws are complex and have no extremes; pass draws.magnitude()")
     if not regions:
         raise ValueError("summarise_regions: there are no regions")
-    supported = draws.n_effective >= 2 / (1 - level) - 1 - 1e-6
+    supported = draws.n_effective >= draws_needed(level)
     found = []
     for name, weights in regions.items():
         weights = _fit(name, weights, draws)

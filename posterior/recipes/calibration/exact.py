@@ -1,4 +1,4 @@
-"""A problem whose posterior is known: a Gaussian field of which every other pixel is measured."""
+"""A problem whose posterior is known: a Gaussian field of which a quarter is measured."""
 
 from __future__ import annotations
 

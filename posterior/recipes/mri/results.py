@@ -14,6 +14,7 @@ from torch import Tensor
 from posterior.draws import Draws
 from posterior.driver import Progress, sample
 from posterior.priors.base import Prior
+from posterior.quantiles import draws_needed
 from posterior.recipes.mri.baselines import sense_cg, zero_filled
 from posterior.recipes.mri.heldout import predictive_coverage, withhold
 from posterior.recipes.mri.problem import MRIProblem
@@ -156,7 +157,7 @@ def reconstruct(
     name = "posterior mean" if drawn.is_posterior else "estimate"
     images[name], residuals[name] = torch.linalg.vector_norm(drawn.mean, dim=0), of_draws
     coverage = None
-    if problem.truth is not None and uncertain and draws + 1 >= 2 / (1 - LEVEL) - 1e-6:
+    if problem.truth is not None and uncertain and draws >= draws_needed(LEVEL):
         low, high = magnitude.interval(LEVEL)
         inside = (problem.truth >= low) & (problem.truth <= high)
         coverage = float(inside[head_mask(problem.truth)].float().mean())

@@ -47,6 +47,9 @@ def simulate(
 
     Returns:
         k-space whose `reference` is ``magnitude``.
+
+    Raises:
+        ValueError: If the magnitude is no image, or the mask cannot be made (see the functions named above).
     """
     from operators import MultiCoilMRI, birdcage_maps, cartesian_mask, poisson_disc_mask
 

@@ -80,9 +80,9 @@ class Analysis:
         Args:
             path: Where to; replaced only once everything is written.
         """
-        from posterior.recipes.weather.files import save
+        from posterior.draws_io import save_tree
 
-        save(self, path)
+        save_tree(self.to_datatree(), path)
 
 
 def bridge(prior: Prior, steps: int = 10) -> GaussianBridge:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,18 +64,6 @@ def to_datatree(analysis: Analysis) -> DataTree:
     if problem.dropped is not None and len(problem.dropped):
         tree["dropped"] = _table(problem.dropped, draws.units, {})
     return tree
-
-
-def save(analysis: Analysis, path: str | Path) -> None:
-    """See `Analysis.save`."""
-    from posterior.draws_io import replacing
-
-    tree = to_datatree(analysis)
-    squeeze = {"zlib": True, "complevel": 1, "shuffle": True}
-    chunks = (1, 1, *analysis.draws.event_shape)
-    encoding = {"/posterior": {analysis.draws.name: squeeze | {"chunksizes": chunks}}}
-    with replacing(Path(path)) as partial:
-        tree.to_netcdf(partial, engine="h5netcdf", encoding=encoding, write_inherited_coords=True)
 
 
 def _plain(name: str) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from operators.grid import Grid
+from posterior.quantiles import draws_needed, weibull_quantiles
 from posterior.uncertainty.scores import crps_members
 
 LEVEL = 0.9
@@ -73,9 +74,9 @@ def score(members: Tensor, truth: Tensor, weights: Tensor | None = None) -> Scor
     crps = float(crps_members(torch.cat([t[None], x]) * w)[0])
     variance, off = x.var(0), x.mean(0) - t
     coverage = math.nan
-    if len(x) + 1 >= 2 / (1 - LEVEL) - 1e-6:
-        ends = np.quantile(x.numpy(), ((1 - LEVEL) / 2, (1 + LEVEL) / 2), axis=0, method="weibull")
-        low, high = torch.from_numpy(ends)
+    if len(x) >= draws_needed(LEVEL):
+        ends = weibull_quantiles(x.flatten(1).T.numpy(), ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+        low, high = torch.from_numpy(ends).reshape(2, *t.shape)
         coverage = float((w * ((t >= low) & (t <= high))).mean())
     error = off.square() - variance / len(x)
     return Score(crps, coverage, float((w * off).mean()), float((w * error).mean()), float((w * variance).mean()))
