@@ -132,6 +132,17 @@ def test_check_prior(here, prior_folder, fields):
     assert (result.exit_code == 1) == ("FAIL" in result.stdout)
 
 
+def test_held_out_fields_that_count_as_one():
+    """10 days of daily fields; of hours, a quarter of those there are."""
+    from posterior.cli.check_prior import _block
+
+    days = np.datetime64("2009-01-01T00") + np.arange(365) * np.timedelta64(24, "h")
+    hours = np.datetime64("2019-03-01T00") + np.arange(192) * np.timedelta64(1, "h")
+    assert [_block(days, torch.arange(365)), _block(days, torch.arange(0, 365, 4))] == [10, 2]
+    assert [_block(hours, torch.arange(192)), _block(hours, torch.arange(0, 192, 2))] == [48, 24]
+    assert _block(None, torch.arange(9)) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

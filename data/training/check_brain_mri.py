@@ -1,54 +1,34 @@
 """Check `brain-mri` or `brain-mri-flow` on the held-out head, and put the verdicts on its card.
 
 ``python data/training/check_brain_mri.py brain-mri``. Held-out fields are images of colin27 and training fields those of the
-training subjects, both simulated in the same way, on a grid that most training batches had.
+training subjects, both simulated in the same way: whole slices with the air around the head, the population of the reference
+Gaussian that unconditional draws start from. Crops of the head alone have another mean power.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
-from pathlib import Path
 
 import torch
 from brain_images import BrainImages
+from image_priors import put_on_card
 
 import posterior
 from posterior._memory import keep_large_blocks
-from posterior.uncertainty import PriorCheck, check_prior
-
-FOLDER = Path(__file__).parent.parent / "priors"
-
-
-def put_on_card(name: str, check: PriorCheck, command: str) -> None:
-    """The verdicts in posterior.json, and on the page with a link to the whole report."""
-    path = FOLDER / name / "posterior.json"
-    config = json.loads(path.read_text())
-    config["card"]["verdicts"] = [str(v) for v in check.verdicts]
-    path.write_text(json.dumps(config, indent=2) + "\n")
-    page = FOLDER / name / "README.md"
-    before = page.read_text().partition("\n## Verdicts")[0].rstrip()
-    lines = [
-        "",
-        "",
-        "## Verdicts",
-        "",
-        f"`{command}`; the whole report is in check.md.",
-        "",
-    ]
-    page.write_text(before + "\n".join([*lines, *(f"- {v}" for v in check.verdicts)]) + "\n")
+from posterior.uncertainty import check_prior
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name")
-    parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--held-out", type=int, default=20)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--held-out", type=int, default=100)
+    parser.add_argument("--denoised", type=int, default=12, help="held-out fields that are denoised")
     parser.add_argument("--training", type=int, default=160)
-    parser.add_argument("--draws", type=int, default=16)
+    parser.add_argument("--draws", type=int, default=40)
     parser.add_argument("--steps", type=int, default=16)
     args = parser.parse_args()
     keep_large_blocks()
@@ -62,11 +42,12 @@ def main() -> None:
         training,
         draws=args.draws,
         steps=args.steps,
+        denoising_fields=args.denoised,
+        batch_size=1,
         jacobian_fields=2,
         jacobian_levels=3,
         progress=lambda what, share: print(f"{what} {100 * share:.0f} %", flush=True),
     )
-    check.save(FOLDER / args.name)
     put_on_card(args.name, check, shlex.join(["python", "data/training/check_brain_mri.py", *sys.argv[1:]]))
     print(*check.verdicts, sep="\n")
 

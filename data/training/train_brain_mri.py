@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from brain_images import BrainImages
+from image_priors import residual_prior
 
-from posterior.priors.base import Affine
-from posterior.priors.network import NetworkPrior, unet_multiple
-from posterior.priors.parameterisations import GaussianResidual
+from posterior.priors.network import NetworkPrior
 from posterior.priors.reference import RadialReference, radial_spectrum
 from posterior.priors.training import TrainingSettings, train
 
@@ -35,34 +34,7 @@ def brain_reference(seed: int, images: int, scale: float, sharp: bool) -> Radial
 
 def brain_prior(reference: RadialReference, scale: float, sigma_range: tuple[float, float], seed: int) -> NetworkPrior:
     """An untrained prior."""
-    from diffusers import UNet2DModel
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = UNet2DModel(
-            sample_size=None,
-            in_channels=4,
-            out_channels=2,
-            layers_per_block=2,
-            block_out_channels=BLOCKS,
-            down_block_types=("DownBlock2D",) * len(BLOCKS),
-            up_block_types=("UpBlock2D",) * len(BLOCKS),
-            norm_num_groups=8,
-            add_attention=False,
-        ).to(memory_format=torch.channels_last)
-        # Start at the Gaussian denoiser itself.
-        torch.nn.init.zeros_(network.conv_out.weight)
-        torch.nn.init.zeros_(network.conv_out.bias)
-    return NetworkPrior(
-        network,
-        GaussianResidual(reference),
-        (2, None, None),
-        affine=Affine(scale=scale),
-        reference=reference,
-        sigma_range=sigma_range,
-        multiple=unet_multiple(BLOCKS),
-        name="brain-mri",
-    )
+    return residual_prior("brain-mri", reference, scale, sigma_range, channels=2, blocks=BLOCKS, layers=2, seed=seed)
 
 
 def main() -> None:

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from image_priors import residual_prior
 from torch import Tensor
 
-from posterior.priors.base import Affine
 from posterior.priors.loading import save_prior
-from posterior.priors.network import NetworkPrior, unet_multiple
-from posterior.priors.parameterisations import GaussianResidual
+from posterior.priors.network import NetworkPrior
 from posterior.priors.reference import RadialReference, radial_spectrum
 from posterior.priors.training import TrainingSettings, train
 from posterior.recipes.deblur.galaxies import galaxy_field
@@ -29,6 +28,7 @@ SIZE = 64
 SCALE = 0.04  # about the root-mean-square of a field
 BLOCKS = (32, 64, 96)
 SIGMAS = np.geomspace(0.01, 20, 16)
+MEASURED = 96  # held-out fields that the error spectrum is measured on
 CARD = {
     "summary": "fields of galaxies at the scale of Hubble's ACS, any size",
     "scaling": "divide by the surface brightness of the brightest galaxy's peak: 0.25 to 1 is what it knows best",
@@ -57,34 +57,8 @@ def turned(clean: Tensor, g: torch.Generator) -> Tensor:
 
 
 def galaxies_prior(reference: RadialReference, sigma_range: tuple[float, float], seed: int) -> NetworkPrior:
-    """An untrained prior, which says what its reference says."""
-    from diffusers import UNet2DModel
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = UNet2DModel(
-            sample_size=None,
-            in_channels=2,
-            out_channels=1,
-            layers_per_block=1,
-            block_out_channels=BLOCKS,
-            down_block_types=("DownBlock2D",) * len(BLOCKS),
-            up_block_types=("UpBlock2D",) * len(BLOCKS),
-            norm_num_groups=8,
-            add_attention=False,
-        ).to(memory_format=torch.channels_last)
-        torch.nn.init.zeros_(network.conv_out.weight)
-        torch.nn.init.zeros_(network.conv_out.bias)
-    return NetworkPrior(
-        network,
-        GaussianResidual(reference),
-        (1, None, None),
-        affine=Affine(scale=SCALE),
-        reference=reference,
-        sigma_range=sigma_range,
-        multiple=unet_multiple(BLOCKS),
-        name="galaxies",
-    )
+    """An untrained prior."""
+    return residual_prior("galaxies", reference, SCALE, sigma_range, channels=1, blocks=BLOCKS, layers=1, seed=seed)
 
 
 def measure(prior: NetworkPrior, clean: Tensor) -> tuple[Tensor, list[dict[str, float]]]:
@@ -147,7 +121,7 @@ def main() -> None:
     minutes = round((time.monotonic() - began) / 60, 1)
     # What ships is half precision, so that is what is measured.
     prior.network.load_state_dict({k: v.half().float() for k, v in prior.network.state_dict().items()})
-    errors, curves = measure(prior, fields(96, odd=True))
+    errors, curves = measure(prior, fields(MEASURED, odd=True))
     prior.reference = RadialReference(reference.frequencies, reference.power, torch.from_numpy(SIGMAS), errors)
     prior.card = CARD | {
         "command": f"python data/training/train_galaxies.py --run runs/galaxies --steps {args.steps} --batch {args.batch}",

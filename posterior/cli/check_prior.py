@@ -34,7 +34,9 @@ def check_prior(
     ] = None,
     draws: Annotated[int, typer.Option(help="Unconditional draws.", min=4)] = 128,
     steps: Annotated[int, typer.Option(help="Network calls of each.", min=2)] = 32,
-    block: Annotated[int | None, typer.Option(help="Held-out fields in a row that count as one; 10 days.", min=1)] = None,
+    block: Annotated[
+        int | None, typer.Option(help="Held-out fields in a row that count as one; 10 days, a quarter of them at most.", min=1)
+    ] = None,
     most: Annotated[int, typer.Option(help="Held-out fields at most, evenly spaced.", min=4)] = 400,
     batch_size: options.Batch = 16,
     seed: options.Seed = 0,
@@ -114,8 +116,17 @@ def _gridded(prior: NetworkPrior, config: Path | None, most: int) -> tuple[Tenso
         if fields.times is None or fields.develop_times is None:
             raise ValueError(f"{config or data.registry}: fields without times; prior '{prior.name}' has a calendar")
         dates = (fields.develop_times[rows.numpy()], fields.times)
-    apart = max(1, len(fields.develop) // max(1, len(rows)))
-    return fields.develop[rows], fields.train, dates, 1 if fields.times is None else max(1, round(10 / apart))
+    return fields.develop[rows], fields.train, dates, _block(fields.develop_times, rows)
+
+
+def _block(times: Any, rows: Tensor) -> int:
+    """How many of the held-out fields make 10 days, a quarter of them at most; 1 without times."""
+    import numpy as np
+
+    if times is None or len(rows) < 2:
+        return 1
+    apart = float(np.median(np.diff(times[rows.numpy()])) / np.timedelta64(1, "D"))
+    return max(1, min(round(10 / apart), len(rows) // 4))
 
 
 def _spaced(count: int, most: int) -> Tensor:

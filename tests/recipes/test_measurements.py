@@ -59,6 +59,26 @@ class TestGaussian:
         )
         assert fit.evidence[-1] > float(truth) / len(like)
 
+    def test_extrapolation_gets_there_sooner_and_never_loses(self):
+        like = measured(normal(200, N, seed=6) @ torch.linalg.cholesky(covariance(N)).T, 0.3, 0.3)
+        plain, fast = (fit_gaussian(like, (N,), laps=20, accelerate=a) for a in (False, True))
+        further = fit_gaussian(like, (N,), laps=60, accelerate=False)
+        assert (np.diff(fast.evidence) > -1e-9).all()
+        assert fast.evidence[-1] > further.evidence[-1] > plain.evidence[-1]
+
+    def test_few_fields_lean_on_the_start(self):
+        """With a weight C lies between what the fields say and the start, and explains fields that were not fitted better."""
+        x = normal(400, N, seed=7) @ torch.linalg.cholesky(covariance(N)).T
+        start = torch.diag(torch.full((N,), 1.05, dtype=torch.float64))
+        whole = fit_gaussian(measured(x[:30], 1.0, 1e-4), (N,), laps=3, start=start, weight=30)
+        wanted = (torch.cov(x[:30].T, correction=0) + start) / 2
+        torch.testing.assert_close(whole.covariance, wanted, atol=1e-3, rtol=0)
+        few, others = measured(x[:30], 0.5, 0.1), measured(x[100:], 0.5, 0.1, seed=500)
+        fits = [fit_gaussian(few, (N,), laps=30, start=covariance(N), weight=w) for w in (0.0, 30.0)]
+        outside = [fit_gaussian(others, (N,), laps=0, start=f.covariance).evidence[0] for f in fits]
+        assert fits[0].evidence[-1] > fits[1].evidence[-1]
+        assert outside[1] > outside[0]
+
     def test_coordinates_of_each_datum(self):
         """Physical fields of 100 + 5 z on even days and 200 + 5 z on odd ones are one law of z."""
         z = normal(80, N, seed=3) @ torch.linalg.cholesky(covariance(N)).T

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 import posterior
 from posterior.cli import app
+from posterior.priors.reference import EOFReference
 from posterior.recipes.training import dataset_of, read_config, train_prior
+from posterior.recipes.training.build import cross_fitted, standardise
 from posterior.recipes.training.config import DataConfig, dataset_entry
 from posterior.recipes.training.data import load_fields
 
@@ -181,6 +183,24 @@ class TestPrior:
         (folder / "other.toml").write_text(TEXT.replace("batch = 4", "batch = 2"))
         with pytest.raises(ValueError, match="holds a run of other data or another network"):
             train_prior(read_config(folder / "other.toml"), folder / "o", folder / "run", folder=folder)
+
+    def test_a_field_meets_the_gaussian_of_the_other_folds(self, tmp_path):
+        """The residual that the network learns from is what the Gaussian of other weeks leaves of a field."""
+        config = read_config(config_of(tmp_path, ("rank = 6", "rank = 6\nfolds = 3")))
+        fields = load_fields(config.data, tmp_path)
+        data = standardise(fields, 1, 0)
+        batches, met = cross_fitted(config, fields, data)
+        weeks = data.train.tensor_split(3)
+        for step in range(6):
+            rows = [int((data.train == x).flatten(1).all(1).nonzero()[0]) for x in batches(step)]
+            assert {r // 17 for r in rows} == {step % 3}
+            others = torch.cat([w for k, w in enumerate(weeks) if k != step % 3])
+            wanted = EOFReference.fit(others, 6, mask=fields.labels.mask, localisation=4.0)
+            torch.testing.assert_close(met(step).reference.variances, wanted.variances)
+        trained = train_prior(config, tmp_path / "out", tmp_path / "run", folder=tmp_path)
+        assert trained.parameterisation.reference.variances.equal(trained.reference.variances)  # the whole again
+        with pytest.raises(ValueError, match="folds: 1; wanted 0, or 2 or more"):
+            read_config(config_of(tmp_path, ("rank = 6", "folds = 1")))
 
     def test_goes_on_from_the_weights_of_another_as_a_flow(self, made, tmp_path):
         folder, prior, _ = made

@@ -72,6 +72,15 @@ class TestExactPrior:
         assert exact.training_statistics is not None
         assert "Training fields are off" in exact.training_statistics.verdicts[0].sentence
 
+    def test_fewer_fields_may_be_denoised(self, exact):
+        check = check_prior(law(), HELD, TRAINING, draws=4, denoising_fields=8, jacobian_fields=1, jacobian_levels=1)
+        assert (check.settings["denoising_fields"], check.settings["held_out"]) == (8, len(HELD))
+        wanted = denoising_error(
+            law(), HELD[torch.linspace(0, len(HELD) - 1, 8).round().long()].float(), {}, check.denoising.sigmas
+        )
+        torch.testing.assert_close(check.denoising.prior, wanted.prior)
+        assert not check.denoising.prior.allclose(exact.denoising.prior)
+
     def test_everything_is_kept(self, exact, tmp_path):
         page = exact.save(tmp_path)
         kept = json.loads((tmp_path / "check.json").read_text())

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from posterior.priors.network import NetworkPrior
+from posterior.priors.parameterisations import Parameterisation
 from posterior.priors.training.batches import Batches
 from posterior.priors.training.objectives import held_out_score, loss, noised
 from posterior.priors.training.settings import TrainingSettings
@@ -52,6 +53,7 @@ def train(
     *,
     held_out: Tensor | None = None,
     report: Callable[[Step], None] | None = None,
+    parameterisation: Callable[[int], Parameterisation] | None = None,
 ) -> NetworkPrior:
     """Train ``prior.network`` in place and leave the averaged weights in it.
 
@@ -71,6 +73,7 @@ def train(
         held_out: Standardised fields (N, *event) for ``settings.validate_every``; the averaged weights with the least
             `held_out_score` are the result, those at the start included. None to end with the last.
         report: Called with a `Step` after each.
+        parameterisation: ``parameterisation(step)`` stands in for the prior's own in a step; must depend on ``step`` alone.
 
     Returns:
         ``prior``.
@@ -94,13 +97,17 @@ def train(
     )
     run = _Run(folder, settings, network, optimiser)
     start = run.resume()
+    own = prior.parameterisation
     prior.network, optimiser = workers.prepare(network, optimiser)
     try:
         if held_out is not None and settings.validate_every and start == 0:
             # Where to begin is the first candidate: few fields may teach a network nothing that others have.
             run.validate(prior, 0, held_out.to(workers.device))
         for step in range(start, settings.steps):
+            if parameterisation is not None:
+                prior.parameterisation = parameterisation(step)
             value = _step(prior, batches(step), step, settings, workers, optimiser, network)
+            prior.parameterisation = own
             if not math.isfinite(value):
                 raise FloatingPointError(f"training '{prior.name}': the loss is {value} at step {step}")
             run.follow(step, value)
@@ -117,7 +124,7 @@ def train(
             if report is not None:
                 report(Step(step + 1, settings.steps, value, score))
     finally:
-        prior.network = network
+        prior.network, prior.parameterisation = network, own
     network.load_state_dict(run.result())
     prior.network = network.requires_grad_(False).eval()
     return prior

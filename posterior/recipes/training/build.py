@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from posterior.priors.loading import load_prior
 from posterior.priors.network import NetworkPrior, unet_multiple
 from posterior.priors.parameterisations import EDM, GaussianResidual, GaussianResidualFlow, Parameterisation, Velocity
 from posterior.priors.reference import EOFReference, RadialReference, Reference, radial_spectrum
+from posterior.priors.training import Batches, batches_of
 from posterior.priors.training.objectives import denoising_errors
 from posterior.recipes.training.config import NetworkConfig, ReferenceConfig, TrainingConfig
 from posterior.recipes.training.data import Fields
@@ -87,6 +89,31 @@ def build_prior(config: TrainingConfig, fields: Fields, data: Standardised) -> N
         multiple=unet_multiple(config.network.channels),
         name=config.name,
     )
+
+
+def cross_fitted(
+    config: TrainingConfig, fields: Fields, data: Standardised
+) -> tuple[Batches, Callable[[int], Parameterisation] | None]:
+    """The batch of a step, and what stands in for the prior's parameterisation in that step: see `ReferenceConfig.folds`.
+
+    A network that learns on the residuals of fields that the Gaussian was fitted on takes them for smaller than they are.
+
+    Raises:
+        ValueError: If there are fewer fields than folds.
+    """
+    run, folds = config.training, config.reference.folds
+    if not folds:
+        return batches_of(data.train, run.batch, seed=run.seed, augment=run.augment), None
+    if len(data.train) < folds:
+        raise ValueError(f"reference.folds: {folds} folds of {len(data.train)} fields")
+    mask = None if fields.labels is None else fields.labels.mask
+    parts = data.train.tensor_split(folds)
+    batches = [batches_of(part, run.batch, seed=run.seed + k, augment=run.augment) for k, part in enumerate(parts)]
+    met = []
+    for k in range(folds):
+        others = torch.cat([part for i, part in enumerate(parts) if i != k])
+        met.append(_parameterisation(config.network.parameterisation, _reference(config.reference, others, mask)))
+    return lambda step: batches[step % folds](step // folds), lambda step: met[step % folds]
 
 
 def _reference(config: ReferenceConfig, fields: Tensor, mask: Tensor | None) -> Reference | None:

@@ -71,12 +71,20 @@ class ReferenceConfig:
         rank: EOFs kept; all where None.
         shrinkage: Of the EOF covariance towards white.
         localisation: Grid points at which points no longer covary; None for as far as they do (see `EOFReference.fit`).
+        folds: While a residual network trains, a field meets the Gaussian of the other folds, runs of neighbouring fields, as
+            a held-out field will meet the whole; 0 for the Gaussian that knows it. For few fields, whose Gaussian errs less
+            on them than on others.
     """
 
     kind: str = "eof"
     rank: int | None = None
     shrinkage: float = 0.0
     localisation: float | None = None
+    folds: int = 0
+
+    def __post_init__(self) -> None:
+        if self.folds < 0 or self.folds == 1 or (self.folds and self.kind == "none"):
+            raise ValueError(f"reference.folds: {self.folds}; wanted 0, or 2 or more of a reference")
 
 
 @dataclass(frozen=True)

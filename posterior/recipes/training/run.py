@@ -12,9 +12,9 @@ import numpy as np
 
 from posterior.priors.loading import save_prior
 from posterior.priors.network import NetworkPrior
-from posterior.priors.training import Step, batches_of, train
+from posterior.priors.training import Step, train
 from posterior.priors.training.workers import Workers
-from posterior.recipes.training.build import Standardised, build_prior, measure, standardise
+from posterior.recipes.training.build import Standardised, build_prior, cross_fitted, measure, standardise
 from posterior.recipes.training.card import curves, draw_curves, page
 from posterior.recipes.training.config import TrainingConfig, dataset_entry
 from posterior.recipes.training.data import Fields, load_fields
@@ -56,9 +56,9 @@ def train_prior(
     prior = build_prior(config, fields, data)
     rank = Workers.find(config.training.bfloat16).rank
     _check_run(config, run, write=rank == 0)
-    batches = batches_of(data.train, config.training.batch, seed=config.training.seed, augment=config.training.augment)
+    batches, met = cross_fitted(config, fields, data)
     held_out = _thinned(data) if config.training.validate_every else None
-    train(prior, batches, config.training.settings(), run, held_out=held_out, report=report)
+    train(prior, batches, config.training.settings(), run, held_out=held_out, report=report, parameterisation=met)
     if rank == 0:
         _finish(config, prior, data, out, run, command)
     return prior

@@ -103,6 +103,7 @@ def check_prior(
     draws: int = 128,
     steps: int = 32,
     block: int = 1,
+    denoising_fields: int | None = None,
     jacobian_fields: int = 8,
     jacobian_levels: int = 5,
     batch_size: int = 8,
@@ -125,6 +126,7 @@ def check_prior(
         draws: Unconditional draws.
         steps: Network calls of each.
         block: Neighbouring held-out fields that count as one: days of weather that last, 1 where fields are independent.
+        denoising_fields: Held-out fields, evenly spaced, that are denoised; all of them where None.
         jacobian_fields: Held-out fields at which dD/dx is probed.
         jacobian_levels: Noise levels at which it is, between 0.05 and 2 rms.
         batch_size: Fields through the network at a time.
@@ -146,12 +148,13 @@ def check_prior(
     shape = tuple(held.shape[1:])
     levels = _levels(prior, 0.02, 20, 12) if sigmas is None else torch.as_tensor(sigmas, dtype=torch.float64)
     gaussians = _gaussians(prior, known, linear)
+    denoised = held if denoising_fields is None else held[_spaced(len(held), denoising_fields)]
     error = denoising_error(
         prior,
-        held,
+        denoised,
         gaussians,
         levels,
-        block=block,
+        block=max(1, round(block * len(denoised) / len(held))),
         batch_size=batch_size,
         seed=seed,
         tick=lambda j: report("denoising", 0.4 * (j + 1) / len(levels)),
@@ -191,6 +194,7 @@ def check_prior(
             "draws": draws,
             "steps": steps,
             "block": block,
+            "denoising_fields": len(denoised),
             "jacobian_fields": min(jacobian_fields, len(held)),
             "seed": seed,
         },
