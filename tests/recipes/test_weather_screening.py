@@ -149,16 +149,17 @@ def test_altimeter_settings_stand_in_only_where_no_pressure_is_reported(data_fil
     reported = set(table.loc[table["variable"] == SLP, "station"])
     assert not reported & set(added["station"])
     assert added["elevation"].max() <= 100
-    # and they agree where both are reported
+    # Where both are reported they agree, by the medians that docs/weather.md gives
     both = table[table["variable"] == SLP].merge(
         table[table["variable"] == ALTIMETER], on=["station", "time"], suffixes=("", "_a")
     )
     hidden = table[~((table["variable"] == SLP) & table["station"].isin(both["station"]))]
     hidden.attrs.update(table.attrs)
-    derived = with_altimeter(hidden)
+    derived = with_altimeter(hidden, highest=300.0)
     pairs = both.merge(derived[derived["variable"] == SLP], on=["station", "time"], suffixes=("", "_d"))
-    off = (pairs["value_d"] - pairs["value"]).abs()
-    assert len(pairs) > 200 and off.median() < 20
+    off, low = (pairs["value_d"] - pairs["value"]).abs() / 100, pairs["elevation"] <= 100
+    assert min(low.sum(), (~low).sum()) > 200
+    assert (round(off[low].median(), 1), round(off[~low].median(), 1)) == (0.1, 0.6)
 
 
 def test_grid_corners_are_inside(prior, truth):
