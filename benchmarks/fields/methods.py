@@ -31,6 +31,7 @@ PEERS = {
 }
 SAMPLED = (*OURS, "exact Gaussian", "optimal interpolation, 3D-Var")  # what our samplers, or their solvers, have a part in
 MOST_TRIED = 5  # settings tried of one method on one kind of problem, the default among them
+TUNED_AS = {("mri", "whole, 4x"): "4x", ("mri", "real k-space"): "4x"}  # too large to try settings on
 # Methods without a backward pass and with at most a hundred network calls a draw; all others are given fewer problems.
 CHEAP = ("GaussianBridge", "DiffPIR", "DDNM", "DDRM", "deepinv DiffPIR", "deepinv DDRM", "azula DiffPIR")
 # Other budgets than the default, for the curves of accuracy against time; the first is that of quick runs.
@@ -89,9 +90,10 @@ def problems_of(method: Method, suite: Suite, cell: str) -> int:
 
 
 def chosen(suite: str, cell: str, name: str) -> dict[str, Any] | None:
-    """The tuned settings; None where there are none."""
+    """The tuned settings; None where there are none. Cells of `TUNED_AS` take those of another."""
     if not TUNED.exists():
         return None
+    cell = TUNED_AS.get((suite, cell), cell)
     return json.loads(TUNED.read_text()).get(suite, {}).get(cell, {}).get(name, {}).get("chosen")
 
 

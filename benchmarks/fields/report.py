@@ -148,15 +148,17 @@ def compared(rows: list[Row], column: str = "crps") -> dict[tuple[str, str], Pai
 
 
 def _comparison(rows: list[Row]) -> list[str]:
-    found = compared(rows)
+    found, better = compared(rows), compared(rows, "psnr")
     if not found:
         return []
     body = []
     for (method, setting), p in found.items():
         interval = "" if p.low != p.low else f"{p.low:+.4f} to {p.high:+.4f}"
         value = "" if p.p_value != p.p_value else f"{p.p_value:.3f}"
-        body.append([label({"method": method, "setting": setting}), str(p.n), f"{p.difference:+.4f}", interval, value])
-    head = [f"CRPS of {DEFAULT} less that of", "n", "mean difference", "95 % interval", "Wilcoxon p"]
+        gain = better.get((method, setting))
+        line = [label({"method": method, "setting": setting}), str(p.n), f"{p.difference:+.4f}", interval, value]
+        body.append([*line, "" if gain is None else f"{gain.difference:+.2f}"])
+    head = [f"CRPS of {DEFAULT} less that of", "n", "mean difference", "95 % interval", "Wilcoxon p", "PSNR, mean difference"]
     return ["", *markdown(head, body)]
 
 

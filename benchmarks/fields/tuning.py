@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.exact.tuning import candidates
 from benchmarks.fields.benchmark import BENCHMARKS
 from benchmarks.fields.cases import DEVELOPMENT
-from benchmarks.fields.methods import GRIDS, MOST_TRIED, TUNED
+from benchmarks.fields.methods import GRIDS, MOST_TRIED, TUNED, TUNED_AS
 from benchmarks.harness.runner import Method
 
 DRAWS = 6
@@ -23,6 +23,8 @@ def tune(suite: str, cell: str, names: list[str] | None = None, problems: int = 
     ours and the peers', whose network calls are dear, are scored on one small problem with `DRAWS` draws. Nobody has more
     settings tried than `MOST_TRIED`, and of ours the default sampler alone is tuned.
     """
+    if (suite, cell) in TUNED_AS:
+        return
     benchmark = BENCHMARKS[suite]
     grids = json.loads(GRIDS.read_text())
     cases: dict[bool, Any] = {}

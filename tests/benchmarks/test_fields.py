@@ -17,7 +17,7 @@ from benchmarks.fields.classical.gaussian import exact_gaussian
 from benchmarks.fields.gridded import held_out
 from benchmarks.fields.html import html_page
 from benchmarks.fields.maps import FOLDER, maps_path, read_maps
-from benchmarks.fields.methods import BUDGETS, CHEAP, GRIDS, MOST_TRIED, OURS, PEERS, listed, run
+from benchmarks.fields.methods import BUDGETS, CHEAP, GRIDS, MOST_TRIED, OURS, PEERS, chosen, listed, run
 from benchmarks.fields.perceptual import perceptual_distance
 from benchmarks.fields.report import DEFAULT, read_rows, results_page
 from benchmarks.fields.scores import LEVELS, SCORES, Outcome, scores
@@ -176,6 +176,11 @@ class TestMethods:
         suite = BENCHMARKS[name].suite
         assert {m.name for m in listed(suite) if m.name in OURS and m.setting == "tuned"} == {DEFAULT}
         assert all(math.prod(map(len, c.grid.values())) <= MOST_TRIED for c in suite.classical.values())
+
+    @pytest.mark.parametrize("name", list(BENCHMARKS))
+    def test_a_baseline_called_tuned_was_tuned(self, name):
+        rows = [r for r in read_rows(FIELDS_RESULTS).get(name, []) if r["setting"] == "tuned" and r["status"] == "ok"]
+        assert rows and all(chosen(name, r["cell"], r["method"]) for r in rows)
 
 
 class TestRun:

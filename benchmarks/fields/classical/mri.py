@@ -8,11 +8,17 @@ from benchmarks.fields.cases import Case
 from benchmarks.fields.classical.base import Classical, Estimate
 from benchmarks.fields.classical.gaussian import EXACT_GAUSSIAN
 from benchmarks.fields.classical.variational import TV
+from benchmarks.fields.supervised import unet
 from posterior.recipes.mri.baselines import l1_wavelet, sense_cg, zero_filled
 
 
 def _on_support(case: Case, image: Tensor) -> Estimate:
     return Estimate.of(case.facts["problem"].on_support(image))
+
+
+def _network(case: Case) -> Estimate:
+    mean, draws = unet.reconstruct(case.facts["problem"], case.draws, case.problem)
+    return Estimate(draws, mean, point=False)
 
 
 MRI = {
@@ -25,4 +31,5 @@ MRI = {
     ),
     "TV": TV,
     "exact Gaussian": EXACT_GAUSSIAN,
+    "U-Net": Classical(_network),
 }

@@ -16,6 +16,8 @@ DUAL_STEP = 0.05
 def total_variation(case: Case, weight: float, iterations: int = 300) -> Estimate:
     """argmin ||A x - y||^2 / 2 + weight sum |gradient x|, the components of the gradient apart; complex images as such.
 
+    Area means of real fields are first put in units of their own mean and standard deviation, whatever the field measures.
+
     References:
         Rudin, Osher, Fatemi. Nonlinear total variation based noise removal algorithms. 1992. Physica D 60.
         Chambolle, Pock. A first-order primal-dual algorithm for convex problems. 2011. J. Math. Imaging Vis. 40.
@@ -25,6 +27,8 @@ def total_variation(case: Case, weight: float, iterations: int = 300) -> Estimat
     physics, y = case.likelihood.operator, case.likelihood.y
     complex_image = len(case.event_shape) == 3 and case.event_shape[0] == 2
     shape = case.event_shape[1:] if complex_image else case.event_shape
+    shift, scale = (y.mean(), y.std()) if "factor" in case.facts and not complex_image else (0.0, 1.0)
+    y = (y - shift) / scale
     kind = np.complex64
 
     def to_torch(x: np.ndarray) -> Tensor:
@@ -72,7 +76,7 @@ def total_variation(case: Case, weight: float, iterations: int = 300) -> Estimat
         max_iter=iterations,
         show_pbar=False,
     )
-    return Estimate.of(to_torch(app.run())[0])
+    return Estimate.of(shift + scale * to_torch(app.run())[0])
 
 
 def _squared_norm(physics: object, event: tuple[int, ...], y: Tensor) -> float:
