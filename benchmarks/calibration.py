@@ -55,9 +55,9 @@ class Size:
 # A trial of a thousand backward passes through a network of MRI takes an hour: what is dear gets fewer trials and draws.
 SIZES: dict[str, dict[str, Size]] = {
     "pressure-stations": {name: Size(20, 9) for name in SAMPLERS}
-    | {DEFAULT: Size(150, 19), "TDS": Size(2, 32), "AFDPS": Size(1, 16), "FKFilter": Size(2, 32)}
-    | {"MMPS": Size(2, 5), "TMPD": Size(2, 9), "PiGDM": Size(4, 9), "DAPS": Size(2, 5), "PnPDM": Size(2, 5)}
-    | {"DPS": Size(1, 5), "LGD": Size(1, 5)},
+    | {DEFAULT: Size(150, 19), "TDS": Size(2, 16), "AFDPS": Size(2, 8), "FKFilter": Size(2, 16)}
+    | {"MMPS": Size(2, 5), "TMPD": Size(2, 9), "PiGDM": Size(4, 9), "DAPS": Size(2, 4), "PnPDM": Size(2, 4)}
+    | {"DPS": Size(1, 3), "LGD": Size(1, 3)},
     "mri-4x": {name: Size(2, 9) for name in SAMPLERS}
     | {DEFAULT: Size(104, 19), "TDS": Size(1, 16), "AFDPS": Size(1, 9), "FKFilter": Size(1, 9)}
     | {"MMPS": Size(1, 3), "TMPD": Size(1, 5), "PiGDM": Size(1, 5), "DAPS": Size(1, 2), "PnPDM": Size(1, 2)}
