@@ -55,8 +55,8 @@ class Size:
 # A trial of a thousand backward passes through a network of MRI takes an hour: what is dear gets fewer trials and draws.
 SIZES: dict[str, dict[str, Size]] = {
     "pressure-stations": {name: Size(20, 9) for name in SAMPLERS}
-    | {DEFAULT: Size(150, 19), "TDS": Size(2, 16), "AFDPS": Size(2, 8), "FKFilter": Size(2, 16)}
-    | {"MMPS": Size(2, 5), "TMPD": Size(2, 9), "PiGDM": Size(4, 9), "DAPS": Size(2, 4), "PnPDM": Size(2, 4)}
+    | {DEFAULT: Size(150, 19), "TDS": Size(2, 64), "AFDPS": Size(2, 12), "FKFilter": Size(2, 20)}
+    | {"MMPS": Size(2, 5), "TMPD": Size(2, 9), "PiGDM": Size(4, 9), "DAPS": Size(2, 5), "PnPDM": Size(2, 5)}
     | {"DPS": Size(1, 3), "LGD": Size(1, 3)},
     "mri-4x": {name: Size(2, 9) for name in SAMPLERS}
     | {DEFAULT: Size(104, 19), "TDS": Size(1, 16), "AFDPS": Size(1, 9), "FKFilter": Size(1, 9)}
@@ -130,8 +130,8 @@ are of the ranks (SBC) of pixels, region means and log p(y | x), and of TARP wit
 and the tests see that they are not perfect. All samplers are at their default settings, GaussianBridge on the
 noise levels of each task's recipe; what is too dear for a laptop has fewer trials and draws, as the table says,
 and its figures are rough. {", ".join(POPULATIONS[:-1])} and {POPULATIONS[-1]} return the weighted particles of one run:
-their draws are its particles, far fewer here than the thousand at which these samplers are at their best, resampled by
-weight. Seconds were measured on a machine shared with other work."""
+their draws are its particles, resampled by weight, and far fewer here than the 1000 of
+[the exact benchmark](results-exact.md). Seconds were measured on a machine shared with other work."""
 
 
 def page(rows: list[dict[str, Any]]) -> str:
@@ -149,7 +149,9 @@ def page(rows: list[dict[str, Any]]) -> str:
 ABOUT = {
     "mri-4x": "## MRI, 4x\n\nMagnitude inside the head; crops of 48 x 48 mm of colin27 (held out of all training) at random "
     "places, orientations and phases; 8 coils and noise of 2 % of the brightest tissue, both known; prior `brain-mri`. CRPS in "
-    "units of the brightest tissue.",
+    "units of the brightest tissue. At every scale within them, crops inside the head have more power than "
+    "the whole slices, with the air around them, that the prior's reference Gaussian describes; for the coverage of those see "
+    "[the reconstructions](results-mri.md).",
     "mri-8x": "## MRI, 8x\n\nAs above, with half as many lines.",
     "pressure-stations": "## Pressure from stations\n\nDays of 2009 in random order (trained on 2001 to 2008), 30 stations at "
     "new random places each time, errors of 1 hPa; prior `slp-north-atlantic`. CRPS in hPa.",
