@@ -12,7 +12,6 @@ from benchmarks.problems.random_field import matern_spectrum
 from posterior.driver import RunNoise
 from posterior.problem import Problem
 from posterior.samplers.smc.core import Particles, resample_below
-from posterior.samplers.smc.measurements import Measurements
 from posterior.samplers.smc.resampling import SCHEMES, ess, resample
 from posterior.samplers.smc.twisted import TwistName
 
@@ -138,40 +137,6 @@ def test_nonlinear_operator_with_a_finite_prior():
     draws = posterior.sample(prior, likelihood, posterior.TDS(60), draws=1000, seed=0)
     assert sliced_w2(draws.samples, target, draws.weights) < 1.5 * floor
     assert abs(draws.stats.log_evidence[0] - exact.log_evidence) < 3 * draws.stats.log_evidence_std[0]
-
-
-class Size(deepinv.physics.Physics):
-    """|x| of each unknown: at 0 its derivative says nothing, its mean does."""
-
-    def A(self, x, **_):
-        return (x.square() + 1e-12).sqrt()
-
-
-def test_nonlinear_data_are_a_line_and_noise_around_a_field():
-    like = posterior.GaussianLikelihood(Size(), torch.full((1, 3), 2.0, dtype=torch.float64), 0.1)
-    prior = posterior.GaussianPrior(torch.zeros(3, dtype=torch.float64), torch.eye(3))
-    problem = Problem(prior, like.in_standard(prior.affine, (3,)), (3,))
-    data = Measurements.of(problem, matrix=True)
-    z = torch.tensor([[0.0, 0.0, 50.0]], dtype=torch.float64)
-    residual, rows, noise = data.around(z, 1.5)
-    # far from 0 the operator is the identity, and nothing is left
-    assert rows[0, 2].tolist() == pytest.approx([0, 0, 1], abs=1e-9)
-    assert float(residual[0, 2]) == pytest.approx(2 - 50, abs=1e-9)
-    assert float(noise[0, 2, 2]) == pytest.approx(0.01, abs=1e-9)
-    # at 0 there is no slope; |x| has the mean sqrt(2/pi) s and the variance (1 - 2/pi) s^2, here of 8 pairs of points
-    torch.testing.assert_close(rows[0, :2], torch.zeros(2, 3, dtype=torch.float64), rtol=0, atol=1e-9)
-    assert 2 - float(residual[0, 0]) == pytest.approx(1.5 * math.sqrt(2 / math.pi), rel=0.35)
-    assert 0.2 < float(noise[0, 0, 0]) < 2.5
-
-
-def test_linear_data_are_their_own_line():
-    given = mixture(8, 2)
-    problem = Problem(given.prior, given.likelihood.in_standard(given.prior.affine, (8,)), (8,))
-    data = Measurements.of(problem, matrix=True)
-    z = given.truth + 1
-    residual, rows, noise = data.around(z, 3.0)
-    torch.testing.assert_close(residual, given.likelihood.y - z @ rows.mT)
-    torch.testing.assert_close(noise, given.likelihood.sigma**2 * torch.eye(2, dtype=torch.float64))
 
 
 def test_weights_sum_to_one_and_pool_runs_by_evidence():

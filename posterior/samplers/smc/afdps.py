@@ -10,9 +10,9 @@ from posterior.likelihoods import StandardLikelihood
 from posterior.problem import Problem
 from posterior.samplers.smc.core import Particles, PopulationNoise
 from posterior.samplers.smc.guided import GuidedParticles
-from posterior.samplers.smc.guides import GradientGuide, Guide, LinearGuide, ReferenceGuide
+from posterior.samplers.smc.guides import GradientGuide, Guide, LinearGuide, OutlookGuide, ReferenceGuide
 from posterior.samplers.smc.kernels import denoise_in_chunks
-from posterior.samplers.smc.measurements import LARGEST_DENSE
+from posterior.samplers.smc.measurements import LARGEST_DENSE, LARGEST_JACOBIAN
 from posterior.samplers.smc.rejuvenation import langevin
 
 Variant = Literal["sde", "ode"]
@@ -33,9 +33,9 @@ class AFDPS(GuidedParticles):
     in place of an Euler step of the weights' own equation, so that neither small steps nor Laplacians are needed. psi is
     tempered by the covariance C_sigma of x0 given x in the prior's reference Gaussian, the move p draws x0 from
     N(D, C_sigma), and psi looks at D where the paper's looks at x. For a linear operator with at most 1024 data q is p
-    given y, in closed form, and the weights of a Gaussian prior are constant at any number of steps. Other operators and
-    likelihoods are tempered by a power and followed by their gradient (see `guides`). Where the prior carries no reference
-    Gaussian N(0, rms^2 I) stands in.
+    given y, in closed form, and the weights of a Gaussian prior are constant at any number of steps. For a nonlinear operator
+    with at most 64 data psi is an `Outlook`; other operators and likelihoods are tempered by a power. Both are followed by
+    their gradient (see `guides`). Where the prior carries no reference Gaussian N(0, rms^2 I) stands in.
 
     One network call a step, two more for each rejuvenation move and one for each correction.
 
@@ -95,6 +95,8 @@ class AFDPS(GuidedParticles):
         gaussian = type(like).log_density is StandardLikelihood.log_density
         if like.model.linear and gaussian and like.count <= LARGEST_DENSE:
             return LinearGuide(problem, self.gamma, denoised)
+        if not like.model.linear and like.count <= LARGEST_JACOBIAN:
+            return OutlookGuide(problem, self.gamma, denoised)
         return GradientGuide(problem, self.gamma, denoised, self.probes)
 
     def _look_ahead(self, problem: Problem, state: Particles, sigma: float, sigma_next: float) -> Particles:

@@ -58,7 +58,8 @@ class FKFilter(GuidedParticles):
     def levels(self, problem: Problem) -> list[float]:
         """See `ParticleSampler.levels`."""
         top = problem.prior.sigma_max if self.sigma_max is None else self.sigma_max
-        return self.schedule(self.steps, top, problem.prior.sigma_min if self.sigma_min is None else self.sigma_min)
+        low = problem.prior.sigma_min if self.sigma_min is None else self.sigma_min
+        return self._spacing(problem)(self.steps, top, low)
 
     def _guide(self, problem: Problem) -> Guide:
         if not problem.likelihood.model.linear:

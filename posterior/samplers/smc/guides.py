@@ -12,15 +12,12 @@ import torch
 from torch import Tensor
 
 from posterior.priors.covariance import Covariance
-from posterior.problem import Problem, pilot_noise
+from posterior.problem import Problem
 from posterior.samplers.smc.core import PopulationNoise
 from posterior.samplers.smc.kernels import Kernel, ModelKernel, reference_of, reply
 from posterior.samplers.smc.measurements import Measurements, half_log_det, log_normal, solve
+from posterior.samplers.smc.outlook import Look, Outlook, mean_variance, typical_curvature
 from posterior.samplers.smc.rejuvenation import renoise
-
-SMALL = 1e-3
-# Not the mean, which a singular curvature makes large, nor the median, which is 0 where half the data say nothing.
-TYPICAL = 0.8
 
 
 class Guide(ABC):
@@ -169,7 +166,26 @@ class LinearGuide(ReferenceGuide):
         return self._roots[key]
 
 
-class GradientGuide(ReferenceGuide):
+class SteeredGuide(ReferenceGuide):
+    """Proposals N(m + P^(1/2) s, P): the kernel's, its white noise shifted by s."""
+
+    @abstractmethod
+    def _shift(self, problem: Problem, kernel: ModelKernel, step: tuple[float, float]) -> Tensor:
+        """s, where q centres the white noise of the kernel."""
+
+    def draw(self, problem: Problem, kernel: ModelKernel, step: tuple[float, float], noise: PopulationNoise) -> Tensor:
+        """See `Guide.draw`."""
+        return kernel.draw(noise() + self._shift(problem, kernel, step))
+
+    def log_ratio(self, problem: Problem, kernel: ModelKernel, ahead: Tensor, step: tuple[float, float]) -> Tensor:
+        """See `Guide.log_ratio`."""
+        # Directions without any variance have no noise to be recovered, and no shift either.
+        z = kernel.cov.function(ahead - kernel.mean, lambda e: torch.where(e > 0, e.rsqrt(), 0.0))
+        shift = self._shift(problem, kernel, step)
+        return (0.5 * shift.square() - z * shift).flatten(1).sum(1)
+
+
+class GradientGuide(SteeredGuide):
     """psi_sigma = p(y | D)^beta, beta = 1 / (1 + gamma^2 c lambda), for any likelihood with a ``log_prob``.
 
     c is the average variance of x0 given x in the reference Gaussian, and lambda what one measurement tells of x0, the
@@ -180,24 +196,13 @@ class GradientGuide(ReferenceGuide):
 
     def __init__(self, problem: Problem, gamma: float, denoised: bool, probes: int) -> None:
         super().__init__(problem, gamma, denoised)
-        self.curvature = _typical_curvature(problem, self.reference.covariance(problem.event_shape), probes)
+        self.curvature = typical_curvature(problem, probes)
 
     def log_value(self, problem: Problem, x: Tensor, d: Tensor, sigma: float) -> Tensor:
         """See `Guide.log_value`."""
         if sigma == 0:
             return problem.likelihood.log_prob(x)
         return self._beta(problem, sigma) * problem.likelihood.log_prob(self.seen(x, d, sigma))
-
-    def draw(self, problem: Problem, kernel: ModelKernel, step: tuple[float, float], noise: PopulationNoise) -> Tensor:
-        """See `Guide.draw`."""
-        return kernel.draw(noise() + self._shift(problem, kernel, step[1]))
-
-    def log_ratio(self, problem: Problem, kernel: ModelKernel, ahead: Tensor, step: tuple[float, float]) -> Tensor:
-        """See `Guide.log_ratio`."""
-        # Directions without any variance have no noise to be recovered, and no shift either.
-        z = kernel.cov.function(ahead - kernel.mean, lambda e: torch.where(e > 0, e.rsqrt(), 0.0))
-        shift = self._shift(problem, kernel, step[1])
-        return (0.5 * shift.square() - z * shift).flatten(1).sum(1)
 
     def uphill(self, problem: Problem, seen: Tensor, sigma: float) -> Tensor:
         """See `ReferenceGuide.uphill`; none off the support of p(y | x0)."""
@@ -207,11 +212,11 @@ class GradientGuide(ReferenceGuide):
     def _beta(self, problem: Problem, sigma: float) -> float:
         return 1 / (1 + self.curvature * self.spread(problem, sigma).mean_variance)
 
-    def _shift(self, problem: Problem, kernel: ModelKernel, sigma_next: float) -> Tensor:
-        """Where q centres the white noise of the kernel."""
+    def _shift(self, problem: Problem, kernel: ModelKernel, step: tuple[float, float]) -> Tensor:
+        """See `SteeredGuide._shift`."""
 
         def slope(z: Tensor) -> Tensor:
-            found = self.uphill(problem, kernel.foresee(kernel.draw(z)), sigma_next)
+            found = self.uphill(problem, kernel.foresee(kernel.draw(z)), step[1])
             return kernel.cov.sqrt(kernel.reply.apply(found))
 
         first = slope(torch.zeros_like(kernel.mean))
@@ -220,13 +225,39 @@ class GradientGuide(ReferenceGuide):
         return first / (1 + bend.clamp_min(0)).reshape(-1, *[1] * (first.ndim - 1))
 
 
-def _typical_curvature(problem: Problem, cov: Covariance, probes: int) -> float:
-    """80 % point over draws x0 of the reference and white v of |v^T H v| / m, H the Hessian of log p(y | x0)."""
-    like, shape = problem.likelihood, problem.event_shape
-    mean = reference_of(problem).mean(shape)
-    x = mean + cov.sqrt(torch.cat([pilot_noise(shape, like.y, 2 * k) for k in range(probes)]))
-    v = torch.cat([pilot_noise(shape, like.y, 2 * k + 1) for k in range(probes)])
-    small = SMALL * problem.prior.rms
-    change = like.gradient(x + small * v) - like.gradient(x - small * v)
-    curved = (change * v).flatten(1).sum(1).abs() / (2 * small)
-    return float(curved.nan_to_num(0.0).double().quantile(TYPICAL)) / min(like.count, v[0].numel())
+class OutlookGuide(SteeredGuide):
+    """psi_sigma is an `Outlook`: for operators that are not linear, and few data.
+
+    The proposal is that of `GradientGuide`, the gradient taken at the present level and cut back by the curvature of a
+    Gaussian with the outlook's lines: what was worked out for the weight of a particle also steers it.
+    """
+
+    def __init__(self, problem: Problem, gamma: float, denoised: bool) -> None:
+        super().__init__(problem, gamma, denoised)
+        self.outlook = Outlook(problem, gamma)
+        self._last: tuple[Tensor, float, Look] | None = None
+
+    def log_value(self, problem: Problem, x: Tensor, d: Tensor, sigma: float) -> Tensor:
+        """See `Guide.log_value`."""
+        if sigma == 0:
+            return problem.likelihood.log_prob(x)
+        return self._look(problem, self.seen(x, d, sigma), sigma).log_value
+
+    def uphill(self, problem: Problem, seen: Tensor, sigma: float) -> Tensor:
+        """See `ReferenceGuide.uphill`."""
+        return self._look(problem, seen, sigma).uphill.reshape(seen.shape)
+
+    def _shift(self, problem: Problem, kernel: ModelKernel, step: tuple[float, float]) -> Tensor:
+        """See `SteeredGuide._shift`."""
+        look = self._look(problem, kernel.foreseen, step[0])
+        first = kernel.cov.sqrt(kernel.reply.apply(look.uphill.reshape(kernel.mean.shape)))
+        moved = (look.rows @ kernel.reply.apply(kernel.cov.sqrt(first)).flatten(1)[:, :, None])[..., 0]
+        wide = mean_variance(problem, step[0]) * look.rows @ look.rows.mT + torch.diag_embed(look.noise)
+        bend = solve(torch.linalg.cholesky(wide), moved).square().sum(1)
+        size = first.flatten(1).square().sum(1).clamp_min(1e-300)
+        return first / (1 + bend / size).reshape(-1, *[1] * (first.ndim - 1))
+
+    def _look(self, problem: Problem, seen: Tensor, sigma: float) -> Look:
+        if self._last is None or self._last[0] is not seen or self._last[1] != sigma:
+            self._last = seen, sigma, self.outlook.look(problem, seen, sigma)
+        return self._last[2]

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from posterior.likelihoods import StandardLikelihood
 from posterior.priors.covariance import Covariance
-from posterior.problem import Problem, pilot_noise
+from posterior.problem import Problem
 
-# Points at which a nonlinear operator is looked at around a mean.
-POINTS = 16
 # Most data whose covariance is factorised.
 LARGEST_DENSE = 1024
+# Most data for which a matrix is formed for each particle.
+LARGEST_JACOBIAN = 64
 
 
 @dataclass(frozen=True)
@@ -49,32 +49,26 @@ class Measurements:
 
     def residual(self, z: Tensor) -> Tensor:
         """y - A(z), (B, m)."""
-        return self.y - self.likelihood.model.predict(z).flatten(1)[:, self.reach]
+        return self.y - self.flat(self.likelihood.model.predict(z))
 
-    def around(self, z: Tensor, spread: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The data as linear in x0 ~ N(z, spread^2 I): y - b (B, m), rows (m, n) or (B, m, n), noise (m, m) or (B, m, m).
+    def flat(self, prediction: Tensor) -> Tensor:
+        """The measured entries (B, m) of predictions (B, *range)."""
+        return prediction.flatten(1)[:, self.reach]
 
-        A linear operator is its own. For another, b and the rows are the means of A(x0) and of its derivative, the slope
-        of the least-squares line through A(x0) (Stein), over points on either side of ``z``; the covariance of what the
-        line leaves is added to that of the noise. So |x| near 0 counts as data of unknown sign and not as data of 0.
+    def noise(self, prediction: Tensor) -> Tensor:
+        """Variances (1 or B, m) of the noise; those near ``prediction`` (B, *range) where they depend on it.
 
-        References:
-            Lefebvre, Bruyninckx, De Schutter. Comment on "A new method for the nonlinear transformation of means and
-            covariances in filters and estimators". 2002. IEEE Trans. Automatic Control 47(8).
+        Then every particle has a matrix of its own to factorise, so for many data they are the likelihood's own.
         """
-        noise = torch.diag(self.variance)
-        if self.rows is not None:
-            return self.residual(z), self.rows, noise
+        if self.likelihood.stand_in != "local" or self.y.numel() > LARGEST_JACOBIAN:
+            return self.variance[None]
+        return self.flat(self.likelihood.noise_variance(prediction).expand_as(prediction))
+
+    def line(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """A(z) (B, *range), and its derivative (B, m, n) at ``z``."""
+        lin = self.likelihood.model.linearise(z)
         units = _units(self.likelihood, self.reach)
-        half = spread * torch.cat([pilot_noise(tuple(z.shape[1:]), z, seed) for seed in range(POINTS // 2)])
-        predictions, slopes = [], []
-        for step in torch.cat([half, -half]):
-            lin = self.likelihood.model.linearise(z + step)
-            predictions.append(lin.prediction.flatten(1)[:, self.reach])
-            slopes.append(torch.stack([lin.vjp(u[None].expand_as(lin.prediction)).flatten(1) for u in units], 1))
-        values, rows = torch.stack(predictions, 1), torch.stack(slopes).mean(0)
-        left = values - values.mean(1, keepdim=True) - torch.cat([half, -half]).flatten(1) @ rows.mT
-        return self.y - values.mean(1), rows, noise + left.mT @ left / POINTS
+        return lin.prediction, torch.stack([lin.vjp(u[None].expand_as(lin.prediction)).flatten(1) for u in units], 1)
 
     def pull(self, z: Tensor, u: Tensor) -> Tensor:
         """A^T u near ``z`` for ``u`` (B, m), as fields."""

@@ -25,7 +25,7 @@ class ParticleSampler(Sampler):
         resampling: "systematic", "stratified" or "multinomial".
         rejuvenation: Moves after each resampling that leave the present target as it is and tell copies apart.
         genealogy: Whether every resampling's parents are kept in the state.
-        schedule: How the noise levels are spaced.
+        schedule: How the noise levels are spaced; where None, equally in log sigma.
         sigma_max: First noise level (standardised units). Where None, 4 standard deviations of the widest
             direction of the prior's reference Gaussian, from whose noised law the particles start; the
             prior's own without one.
@@ -41,7 +41,7 @@ class ParticleSampler(Sampler):
     resampling: Scheme = "systematic"
     rejuvenation: int = 0
     genealogy: bool = False
-    schedule: Schedule = LogUniform()
+    schedule: Schedule | None = None
     sigma_max: float | None = None
     sigma_min: float | None = None
 
@@ -64,11 +64,14 @@ class ParticleSampler(Sampler):
         top = prior.sigma_max
         if prior.reference is not None:
             top = 4 * math.sqrt(prior.reference.covariance(problem.event_shape).max_variance)
-        return self.schedule(
+        return self._spacing(problem)(
             self.steps,
             top if self.sigma_max is None else self.sigma_max,
             prior.sigma_min if self.sigma_min is None else self.sigma_min,
         )
+
+    def _spacing(self, problem: Problem) -> Schedule:
+        return self.schedule or LogUniform()
 
     def step(self, problem: Problem, state: Particles, noise: PopulationNoise) -> tuple[Particles, dict[str, float]]:
         """See `Sampler.step`."""

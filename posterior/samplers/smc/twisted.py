@@ -7,9 +7,11 @@ from typing import Literal
 
 from posterior.problem import Problem
 from posterior.samplers.smc.core import Particles, PopulationNoise, start
+from posterior.samplers.smc.measurements import LARGEST_JACOBIAN
 from posterior.samplers.smc.population import ParticleSampler
 from posterior.samplers.smc.rejuvenation import metropolis, renoise
-from posterior.samplers.smc.twists import LARGEST_JACOBIAN, GradientTwist, ReferenceTwist, Twist
+from posterior.samplers.smc.twists import GradientTwist, ReferenceTwist, Twist
+from posterior.schedules import Karras, LogUniform, Schedule
 
 TwistName = Literal["auto", "mmps", "pigdm", "sharp", "reference"]
 
@@ -41,7 +43,9 @@ class TDS(ParticleSampler):
             more.
         rejuvenation: Moves after each resampling that tell copies apart (see `rejuvenation`), for up to two
             network calls and the vector-Jacobian products of a step each.
-        ess_threshold, resampling, genealogy, schedule, sigma_max, sigma_min: See `ParticleSampler`. From
+        schedule: How the noise levels are spaced; where None, equally in log sigma, and for operators that are not
+            linear by `Karras` with rho = 3, whose steps are short where the data choose among modes.
+        ess_threshold, resampling, genealogy, sigma_max, sigma_min: See `ParticleSampler`. From
             sigma_min x0 = D, and the last weight is p(y | x0): for data more precise than A x is at this
             level, particles last only if it is lowered below their noise.
 
@@ -88,6 +92,9 @@ class TDS(ParticleSampler):
         carried = twist.evaluate(problem, x, sigma)
         kept = metropolis((state.x, *state.carried), (x, *carried), carried[1] - state.carried[1], noise)
         return replace(state, x=kept[0], carried=kept[1:])
+
+    def _spacing(self, problem: Problem) -> Schedule:
+        return self.schedule or (LogUniform() if problem.likelihood.model.linear else Karras(3.0))
 
     def _twist(self, problem: Problem) -> Twist:
         kind = self.twist

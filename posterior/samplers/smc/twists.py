@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -17,9 +18,18 @@ from posterior.priors.covariance import Covariance
 from posterior.problem import Problem
 from posterior.samplers.smc.core import PopulationNoise
 from posterior.samplers.smc.kernels import ModelKernel, catch_up, denoise_in_chunks
-from posterior.samplers.smc.measurements import LARGEST_DENSE, Measurements, half_log_det, log_normal, solve, solve_transposed
+from posterior.samplers.smc.measurements import (
+    LARGEST_DENSE,
+    LARGEST_JACOBIAN,
+    Measurements,
+    half_log_det,
+    log_normal,
+    solve,
+    solve_transposed,
+)
+from posterior.samplers.smc.outlook import Law, Outlook, mean_variance
 
-LARGEST_JACOBIAN = 64
+Pull = Callable[[Tensor], Tensor]
 
 
 class Twist(ABC):
@@ -59,8 +69,9 @@ class GradientTwist(Twist):
     """psi = N(y; A(D), R + S), moves steered by its gradient, S constant under differentiation.
 
     S is 0 ("sharp"), r^2 A A^T with r^2 = sigma^2 t^2 / (sigma^2 + t^2), t the prior's rms ("pigdm"), or
-    sigma^2 A J A^T, J = dD/dx, the exact covariance of A x0 given x ("mmps"). A nonlinear operator is replaced
-    by a line around D, and what that leaves is noise, see `Measurements.around`; "sharp" takes it as it is.
+    sigma^2 A J A^T, J = dD/dx, the exact covariance of A x0 given x ("mmps"). For a nonlinear operator psi is an
+    `Outlook`, and where noise is not Gaussian it comes to the law itself as sigma falls (`Law`); "sharp" takes the
+    operator as it is, and the law in the last weight.
 
     The model's own move is driven by white noise z,
 
@@ -92,41 +103,62 @@ class GradientTwist(Twist):
         self.kind = kind
         self.corrected = corrected
         self.data = Measurements.of(problem, matrix=kind != "sharp")
+        self.outlook = None if kind == "sharp" or linear else Outlook(problem)
+        self.law = None if kind == "sharp" else Law.of(problem, self.data)
 
     def evaluate(self, problem: Problem, x: Tensor, sigma: float) -> tuple[Tensor, ...]:
         """D, log psi, sigma^2 J^T A^T V^-1 (y - A(D)), size of J; and for "mmps" sigma J A^T V^(-T/2)."""
         return problem.in_chunks(lambda piece: self._evaluate(problem, piece, sigma), x)
 
     def _evaluate(self, problem: Problem, x: Tensor, sigma: float) -> tuple[Tensor, ...]:
-        data, batch = self.data, len(x)
         mean, vjp = problem.denoise_with_vjp(x, sigma)
-        spread2 = self._spread2(problem, sigma)
         if self.kind == "sharp":
-            residual = data.residual(mean)
-            white = residual / data.variance.sqrt()
-            log_twist = log_normal(white, 0.5 * data.variance.log().sum())
-            uphill = data.pull(mean, residual / data.variance)
-            # Along the residual A A^T is this number; without it the steps of informative data overshoot.
-            along = uphill.flatten(1).square().sum(1) / white.square().sum(1).clamp_min(1e-300)
-            damped = uphill.flatten(1) / (1 + spread2 * along)[:, None]
-            shift = sigma**2 * vjp(damped.reshape(x.shape))
-            return mean, log_twist, shift, self._typical_size(problem, sigma, x)
-        residual, rows, noise = data.around(mean, math.sqrt(spread2))
+            return mean, *self._sharp(problem, mean, vjp, sigma)
+        see = self._linear if self.outlook is None else self._nonlinear
+        log_twist, *rest = see(problem, x, mean, vjp, sigma)
+        if self.law is not None and self.outlook is None:
+            log_twist = log_twist + self.law.log_factor(mean, mean_variance(problem, sigma))
+        return mean, log_twist, *rest
+
+    def _sharp(self, problem: Problem, mean: Tensor, vjp: Pull, sigma: float) -> tuple[Tensor, ...]:
+        data = self.data
+        residual = data.residual(mean)
+        white = residual / data.variance.sqrt()
+        log_twist = log_normal(white, 0.5 * data.variance.log().sum())
+        uphill = data.pull(mean, residual / data.variance)
+        # Along the residual A A^T is this number; without it the steps of informative data overshoot.
+        along = uphill.flatten(1).square().sum(1) / white.square().sum(1).clamp_min(1e-300)
+        damped = uphill.flatten(1) / (1 + self._spread2(problem, sigma) * along)[:, None]
+        return log_twist, sigma**2 * vjp(damped.reshape(mean.shape)), self._typical_size(problem, sigma, mean)
+
+    def _nonlinear(self, problem: Problem, x: Tensor, mean: Tensor, vjp: Pull, sigma: float) -> tuple[Tensor, ...]:
+        assert self.outlook is not None
+        look = self.outlook.look(problem, mean, sigma)
+        shift = sigma**2 * vjp(look.uphill.reshape(x.shape))
         if self.kind == "pigdm":
-            root = torch.linalg.cholesky(spread2 * rows @ rows.mT + noise)
+            return look.log_value, shift, self._typical_size(problem, sigma, x)
+        size, seen, pulled = _responses(vjp, look.rows, x)
+        root = _robust_root(sigma**2 * seen, torch.diag_embed(look.noise))
+        spread = sigma * torch.linalg.solve_triangular(root, pulled.mT, upper=False).mT
+        return look.log_value, shift, size, spread
+
+    def _linear(self, problem: Problem, x: Tensor, mean: Tensor, vjp: Pull, sigma: float) -> tuple[Tensor, ...]:
+        data = self.data
+        assert data.rows is not None
+        prediction = data.likelihood.model.predict(mean)
+        residual, noise = data.y - data.flat(prediction), data.noise(prediction)
+        noise = torch.diag(noise[0]) if len(noise) == 1 else torch.diag_embed(noise)
+        if self.kind == "pigdm":
+            root = torch.linalg.cholesky(self._spread2(problem, sigma) * data.rows @ data.rows.mT + noise)
             white = solve(root, residual)
-            shift = sigma**2 * vjp((rows.mT @ solve_transposed(root, white)[:, :, None]).reshape(x.shape))
-            return mean, log_normal(white, half_log_det(root)), shift, self._typical_size(problem, sigma, x)
-        each = rows.unbind(-2)
-        columns = [vjp(row.expand(batch, -1).reshape(x.shape)).flatten(1) for row in each]
-        pulled = torch.stack(columns, 2)
-        seen = rows @ pulled
-        root = _robust_root(sigma**2 * (seen + seen.mT) / 2, noise)
+            shift = sigma**2 * vjp((solve_transposed(root, white) @ data.rows).reshape(x.shape))
+            return log_normal(white, half_log_det(root)), shift, self._typical_size(problem, sigma, x)
+        size, seen, pulled = _responses(vjp, data.rows, x)
+        root = _robust_root(sigma**2 * seen, noise)
         white = solve(root, residual)
         spread = sigma * torch.linalg.solve_triangular(root, pulled.mT, upper=False).mT
         shift = sigma * (spread @ white[:, :, None])[..., 0]
-        size = seen.diagonal(dim1=1, dim2=2).sum(1) / rows.square().sum((-2, -1)).clamp_min(1e-300)
-        return mean, log_normal(white, half_log_det(root)), shift.reshape(x.shape), size.clamp(0, 4), spread
+        return log_normal(white, half_log_det(root)), shift.reshape(x.shape), size, spread
 
     def move(
         self,
@@ -268,6 +300,15 @@ class ReferenceTwist(Twist):
 
     def _log_twist(self, mean: Tensor, root: Tensor) -> Tensor:
         return log_normal(solve(root, self.data.residual(mean)), half_log_det(root))
+
+
+def _responses(vjp: Pull, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The typical eigenvalue (B,) of J along ``rows`` (m, n) or (B, m, n), A J A^T made symmetric, and J A^T (B, n, m)."""
+    columns = [vjp(row.expand(len(x), -1).reshape(x.shape)).flatten(1) for row in rows.unbind(-2)]
+    pulled = torch.stack(columns, 2)
+    seen = rows @ pulled
+    size = seen.diagonal(dim1=1, dim2=2).sum(1) / rows.square().sum((-2, -1)).clamp_min(1e-300)
+    return size.clamp(0, 4), (seen + seen.mT) / 2, pulled
 
 
 def _robust_root(signal: Tensor, noise: Tensor) -> Tensor:
