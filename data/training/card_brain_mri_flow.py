@@ -50,8 +50,7 @@ def main() -> None:
         "start": "the blocks of brain-mri, its first and last convolution and time embedding fitted anew by least squares",
         "spread": args.spread,
         "checks": [
-            f"flow matching from the weights of brain-mri, stopped after {state['step']} of {settings['steps']} steps, at "
-            f"which the learning rate had not fallen to zero yet; averaged weights",
+            f"flow matching from the weights of brain-mri, {state['step']} of {settings['steps']} steps; averaged weights",
             "error over that of brain-mri on the held-out head, by sigma: "
             + ", ".join(f"{r['sigma']:.3g}: {r['network'] / s['network']:.2f}" for r, s in zip(rows, scores, strict=True)),
             f"spread factor {args.spread} taken over from brain-mri, not tuned for this network",

@@ -57,12 +57,12 @@ def residual_prior(
     )
 
 
-def put_on_card(name: str, check: PriorCheck, command: str) -> None:
-    """The check's report beside the card, its verdicts in posterior.json and on the page."""
+def put_on_card(name: str, check: PriorCheck, command: str, *notes: str) -> None:
+    """The check's report beside the card; its verdicts, and ``notes`` on them, in posterior.json and on the page."""
     check.save(FOLDER / name)
     path = FOLDER / name / "posterior.json"
     config = json.loads(path.read_text())
-    config["card"]["verdicts"] = [str(v) for v in check.verdicts]
+    config["card"]["verdicts"] = [*notes, *map(str, check.verdicts)]
     known = check.training_statistics
     if known is not None:
         config["card"]["verdicts"] += [f"training fields, asked the same: {v}" for v in known.verdicts]

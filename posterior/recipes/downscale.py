@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from operators import AreaAverage
 
 # By variable: the registry's data, and a time of them that is held out of training.
-HELD_OUT = {"slp": ("ncep-slp-2001-2010", "2009-01-15"), "t2m": ("era5-t2m-uk-2019-03", "2019-03-28T12")}
+HELD_OUT = {"slp": ("ncep-slp-2001-2010", "2009-01-15"), "t2m": ("era5-t2m-uk-2019-03", "2019-03-26T12")}
 # Standard deviation of a coarse value, as a share of the scale of the prior's fields.
 NOISE = 0.01
 FITTED = 64
