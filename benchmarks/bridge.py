@@ -1,5 +1,5 @@
 """What `GaussianBridge` must show: ``python -m benchmarks.bridge [PART ...]``, parts field, mixture, mri, downscale,
-temperature.
+temperature, local.
 
 Writes benchmarks/results/bridge.json, row by row, and the tables of docs/gaussian-bridge.md. Rows already in the file are not
 computed again.
@@ -22,7 +22,10 @@ from torch import Tensor
 import posterior
 from benchmarks.exact.scores import scores
 from benchmarks.exact.suites import SUITES, build_case
+from benchmarks.fields import blur
+from benchmarks.fields.cases import DEVELOPMENT
 from benchmarks.fields.gridded import gridded
+from benchmarks.fields.scores import Outcome, scores as judged
 from benchmarks.harness.markdown import fill, markdown
 from benchmarks.mri import colin27
 from benchmarks.problems.random_field import OPERATORS, random_field
@@ -34,6 +37,7 @@ from posterior.uncertainty.scores import crps_members
 
 RESULTS = Path(__file__).parent / "results" / "bridge.json"
 PAGE = Path(__file__).parent.parent / "docs" / "gaussian-bridge.md"
+LOCAL_SCORES = ("crps", "psnr", "cov50", "cov90", "spread_skill", "spectrum")
 Row = dict[str, Any]
 Job = tuple[str, Callable[[], Row]]
 
@@ -193,6 +197,39 @@ def _downscale(name: str, when: np.datetime64, others: list[np.datetime64]) -> R
     return {"day": str(when), "rows": rows, "seconds_a_draw": compared.draws.stats.seconds / 20}
 
 
+def local_jobs(problems: int = 4) -> Iterator[Job]:
+    """Deblurred galaxies, problems that the comparison of methods does not have, with the average and the local covariance."""
+    for i in range(problems):
+        yield f"problem {i}", lambda i=i: _local(DEVELOPMENT + i)
+
+
+def _local(problem: int) -> Row:
+    case = blur.build("Hubble, Gaussian noise", problem, False, 20)
+    rows = {}
+    for name, local in (("average", False), ("local", True)):
+        sampler = posterior.GaussianBridge(local=local)
+        began = time.process_time()
+        made = posterior.sample(
+            case.prior, case.likelihood, sampler, draws=20, event_shape=case.event_shape, batch_size=20, dtype=torch.float32
+        )
+        seconds = time.process_time() - began
+        found = judged(Outcome(made.samples, False, 10, 0, seconds, ""), case)
+        rows[name] = {k: found[k] for k in LOCAL_SCORES} | {"seconds": seconds}
+    return {"problem": problem, "rows": rows}
+
+
+def local_table(rows: list[Row]) -> list[str]:
+    """Means over problems."""
+    body = []
+    for name in rows[0]["rows"]:
+        mean = {k: float(np.mean([r["rows"][name][k] for r in rows])) for k in rows[0]["rows"][name]}
+        shares = (f"{100 * mean['cov50']:.1f} %", f"{100 * mean['cov90']:.1f} %")
+        numbers = (f"{mean['crps']:.5f}", f"{mean['psnr']:.2f}", *shares, f"{mean['spread_skill']:.2f}")
+        body.append((name, *numbers, f"{mean['spectrum']:.2f}", f"{mean['seconds']:.1f}"))
+    head = ("covariance", "fair CRPS", "PSNR (dB)", "in 50 %", "in 90 %", "spread / error", "spectrum off by", "seconds")
+    return markdown(head, body)
+
+
 def fair_crps(draws: Tensor, truth: Tensor) -> float:
     """Fair CRPS of draws (N, ...), averaged over all points."""
     return float(crps_members(torch.cat([truth[None], draws]))[0])
@@ -263,6 +300,7 @@ PARTS: dict[str, tuple[Callable[[], Iterator[Job]], Callable[[list[Row]], list[s
     "mri": (mri_jobs, mri_table),
     "downscale": (downscale_jobs, downscale_table),
     "temperature": (temperature_jobs, partial(downscale_table, units="K", each="hours")),
+    "local": (local_jobs, local_table),
 }
 
 

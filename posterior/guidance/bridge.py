@@ -14,7 +14,7 @@ from posterior.guidance.linear import gaussian_draw, prior_mean
 from posterior.guidance.solves import explain
 from posterior.integrators import Estimate, Noise
 from posterior.likelihoods import Linearisation
-from posterior.priors.covariance import Covariance
+from posterior.priors.covariance import Covariance, ScaledCovariance
 from posterior.problem import Problem
 
 SINGLE_TOLERANCE = 5e-3
@@ -28,7 +28,8 @@ class BridgeGuidance(Guidance):
 
         x0 = D + xi + C_s A^T (A C_s A^T + R)^-1 (y - A(D + xi) - eta).
 
-    Exact at any number of steps where the prior is Gaussian and the data are linear with Gaussian noise.
+    Exact at any number of steps where the prior is Gaussian and the data are linear with Gaussian noise. A prior that carries a
+    `LocalSpread` has in place of C_s the covariance S C S, S = diag(s(D)), which is wide where such a D tends to be wrong.
 
     **Gross errors.** Student's law and the outlier mixture are Gaussian given one variance for each datum. Those are drawn
     given y - A(x0) of the last x0, and then x0 given them: a sweep of Gibbs sampling, which leaves p(x0, variances | x, y) as
@@ -50,7 +51,8 @@ class BridgeGuidance(Guidance):
         relinearise: Gauss-Newton steps where the operator is not linear or the noise depends on the field; each costs a
             linear solve and no network call.
         sweeps: Gibbs sweeps at the start where data may be grossly wrong; each costs a linear solve.
-        corrected: Whether C_s is that of the prior's `SpreadCorrection`.
+        corrected: Whether C_s is the average covariance with the prior's `SpreadCorrection`.
+        local: Whether C_s knows where in the field the denoiser errs, where the prior carries a `LocalSpread`.
 
     A prior without a reference Gaussian gets one from draws of its own, see `estimate_reference`.
 
@@ -68,6 +70,7 @@ class BridgeGuidance(Guidance):
     relinearise: int = 3
     sweeps: int = 10
     corrected: bool = False
+    local: bool = True
 
     def __post_init__(self) -> None:
         for name in ("relinearise", "sweeps"):
@@ -75,7 +78,7 @@ class BridgeGuidance(Guidance):
                 raise ValueError(f"GaussianBridge: {name} must not be negative, got {getattr(self, name)}")
 
     def covariance(self, problem: Problem, sigma: float) -> Covariance:
-        """C_s."""
+        """C_s, the same everywhere in the field."""
         reference = reference_of(problem)
         if not self.corrected:
             return reference.error_covariance(problem.event_shape, sigma)
@@ -84,6 +87,22 @@ class BridgeGuidance(Guidance):
             what = "carries no correction of the spread" if spread is None else "carries a correction that did not help"
             raise ValueError(f"GaussianBridge: corrected=True, but prior '{name}' {what}; see fit_spread_correction")
         return spread.error_covariance(reference, problem.event_shape, sigma)
+
+    def given(self, problem: Problem, sigma: float, d: Tensor) -> Covariance | ScaledCovariance:
+        """C_s given D, ``d``."""
+        local = problem.prior.local_spread
+        if local is None or self.corrected or not self.local:
+            return self.covariance(problem, sigma)
+        return local.covariance(d, sigma, self._typical(problem, d))
+
+    def _typical(self, problem: Problem, like: Tensor) -> Tensor:
+        """The mean of the reference Gaussian's own posterior, (1, *event): a field that depends on no draw."""
+        key = ("typical field", self)
+        if key not in problem.memo:
+            reference = reference_of(problem)
+            mean = prior_mean(problem, like[:1], reference)
+            problem.memo[key] = _Conditional(self, problem, "start", mean, reference.covariance(problem.event_shape)).mean()
+        return problem.memo[key]
 
     def start(self, problem: Problem, sigma: float, noise: Noise) -> Tensor:
         """A draw of the reference Gaussian's own posterior, noised: right at any ``sigma`` where the prior is Gaussian."""
@@ -115,15 +134,17 @@ class BridgeGuidance(Guidance):
             step: The noise levels between which the integrator is stepping.
             last: The x0 that ``x`` was drawn from, of which the variances of gross errors are drawn; D where None.
         """
-        cov = self.covariance(problem, sigma)
-        given = _Conditional(self, problem, sigma, problem.denoise(x, sigma), cov)
+        d = problem.denoise(x, sigma)
+        given = _Conditional(self, problem, sigma, d, self.given(problem, sigma, d))
         return Estimate(given.mean, lambda noise: given.draw(noise, noise(), last))
 
 
 class _Conditional:
     """p(x0 | y) for x0 ~ N(D, C)."""
 
-    def __init__(self, settings: BridgeGuidance, problem: Problem, key: Hashable, d: Tensor, cov: Covariance) -> None:
+    def __init__(
+        self, settings: BridgeGuidance, problem: Problem, key: Hashable, d: Tensor, cov: Covariance | ScaledCovariance
+    ) -> None:
         self.problem, self.like = problem, problem.likelihood
         self.key, self.d, self.cov = (key, settings), d, cov
         tolerance = settings.tolerance if d.dtype == torch.float64 else max(settings.tolerance, SINGLE_TOLERANCE)

@@ -10,7 +10,7 @@ from torch import Tensor
 from posterior.guidance.solves import explain
 from posterior.integrators import Noise
 from posterior.likelihoods import Linearisation
-from posterior.priors.covariance import Covariance
+from posterior.priors.covariance import Covariance, ScaledCovariance
 from posterior.priors.reference import Reference
 from posterior.problem import Problem
 
@@ -20,7 +20,7 @@ def gaussian_draw(
     key: Hashable,
     lin: Linearisation,
     mean: Tensor,
-    cov: Covariance,
+    cov: Covariance | ScaledCovariance,
     white: Tensor,
     noise: Noise,
     iterations: int,

@@ -1,9 +1,9 @@
 """C A^T (A C A^T + R)^-1 r, the step from a Gaussian to its posterior, by the cheapest way that is open.
 
 - Where A^T R^-1 A is diagonal in a basis in which C is too (blurs and masks in Fourier space or in pixels): arithmetic.
-- Where the operator is linear and the data few: A C A^T + R is formed and factorised, once for all draws if R is the same for
-  all of them.
-- Else conjugate gradients on (I + C^(1/2) A^T R^-1 A C^(1/2)) w = C^(1/2) A^T R^-1 r, which is the identity plus something
+- Where the operator is linear and the data few: A C A^T + R is formed and factorised, once for all draws if C and R are the
+  same for all of them.
+- Else conjugate gradients on (I + L^T A^T R^-1 A L) w = L^T A^T R^-1 r with C = L L^T, which is the identity plus something
   positive, so that its residual bounds the error of w. The iterations are counted once, on a typical right-hand side.
 """
 
@@ -17,12 +17,14 @@ from torch import Tensor
 
 from posterior.likelihoods import Linearisation, StandardLikelihood
 from posterior.linalg import Apply, cg
-from posterior.priors.covariance import Covariance, FourierBasis, IdentityBasis
+from posterior.priors.covariance import Covariance, FourierBasis, IdentityBasis, ScaledCovariance
 from posterior.problem import Problem, pilot_noise
 from posterior.svd import LARGEST_MATRIX, matrix_free_system, whitened_matrix
 
 # Most data whose covariance is factorised, and how many such matrices are kept.
 FEW = 512
+# The same where it is another matrix for each draw, to be formed each time.
+FEW_EACH = 64
 KEPT = 64
 PROBES = 6
 # Drawn variances spread about those of the Gaussian that stands in for the law: by this factor either way, on a pilot.
@@ -33,7 +35,7 @@ def explain(
     problem: Problem,
     key: Hashable,
     lin: Linearisation,
-    cov: Covariance,
+    cov: Covariance | ScaledCovariance,
     residual: Tensor,
     iterations: int,
     tolerance: float,
@@ -53,12 +55,13 @@ def explain(
     """
     like = problem.likelihood
     if like.model.linear and like.count > 0:
-        weights = None if variance is not None else _diagonal_weights(problem, cov, residual)
+        each = isinstance(cov, ScaledCovariance)
+        weights = None if variance is not None or each else _diagonal_weights(problem, cov, residual)
         if weights is not None:
             system = matrix_free_system(problem)
             assert system is not None
             return system.synthesise(weights * system.analyse(lin.vjp(like.reach / like.variance * residual)))
-        if like.count <= FEW and like.count * math.prod(problem.event_shape) <= LARGEST_MATRIX:
+        if like.count <= (FEW_EACH if each else FEW) and like.count * math.prod(problem.event_shape) <= LARGEST_MATRIX:
             return _dense(problem, key, cov, residual, variance)
     return _iterative(problem, key, lin, cov, residual, iterations, tolerance, variance)
 
@@ -83,16 +86,20 @@ def _diagonal_weights(problem: Problem, cov: Covariance, like: Tensor) -> Tensor
     return values / (1 + values * system.gains**2) if fits else None
 
 
-def _dense(problem: Problem, key: Hashable, cov: Covariance, residual: Tensor, variance: Tensor | None) -> Tensor:
+def _dense(
+    problem: Problem, key: Hashable, cov: Covariance | ScaledCovariance, residual: Tensor, variance: Tensor | None
+) -> Tensor:
     like = problem.likelihood
-    rows, gram = _gram(problem, key, cov)
+    each = isinstance(cov, ScaledCovariance)
+    rows, gram = _grams(problem, cov, len(residual)) if each else _gram(problem, key, cov)
     seen = like.reach.flatten()
     noise = like.variance.flatten()[seen].double()
     white = residual.flatten(1)[:, seen].double() * noise.rsqrt()
-    if variance is None:
+    if variance is None and not each:
         root = _once(problem, ("root", key), lambda: torch.linalg.cholesky(gram + torch.eye(len(gram)).to(gram)))
         solved = torch.cholesky_solve(white.T, root).T
     else:
+        variance = like.variance if variance is None else variance
         spread = variance.expand(len(residual), *like.y.shape[1:]).flatten(1)[:, seen].double() / noise
         solved = torch.cholesky_solve(white[:, :, None], torch.linalg.cholesky(gram + torch.diag_embed(spread)))[..., 0]
     return cov.apply((solved.to(rows) @ rows).reshape(-1, *problem.event_shape))
@@ -113,6 +120,15 @@ def _gram(problem: Problem, key: Hashable, cov: Covariance) -> tuple[Tensor, Ten
     return rows, _once(problem, ("gram", key), form)
 
 
+def _grams(problem: Problem, cov: ScaledCovariance, batch: int) -> tuple[Tensor, Tensor]:
+    """R^(-1/2) A, (m, n), and R^(-1/2) A C A^T R^(-1/2) in double precision for each draw, (B, m, m)."""
+    rows = _once(problem, "whitened matrix", lambda: whitened_matrix(problem))
+    event = problem.event_shape
+    scaled = cov.scale.double().expand(batch, *event)[:, None] * rows.double().reshape(-1, *event)
+    half = cov.base.sqrt(scaled.flatten(0, 1)).reshape(batch, len(rows), -1)
+    return rows, half @ half.mT
+
+
 def _once(problem: Problem, key: Hashable, form: Callable[[], Tensor]) -> Tensor:
     """A matrix, remembered while there are few of them."""
     if key in problem.memo:
@@ -127,43 +143,48 @@ def _iterative(
     problem: Problem,
     key: Hashable,
     lin: Linearisation,
-    cov: Covariance,
+    cov: Covariance | ScaledCovariance,
     residual: Tensor,
     iterations: int,
     tolerance: float,
     variance: Tensor | None,
 ) -> Tensor:
     like = problem.likelihood
-    root = cov.root(residual)
 
-    def system(near: Linearisation, noise: Tensor) -> Apply:
-        information = information_operator(like, near, noise)
-        return lambda w: w + root(information(root(w)))
+    def system(roots: tuple[Apply, Apply], near: Linearisation, noise: Tensor) -> Apply:
+        information, (root, back) = information_operator(like, near, noise), roots
+        return lambda w: w + back(information(root(w)))
 
     def pilot() -> tuple[Apply, Tensor]:
+        root, back = roots = cov.typical.roots(residual)
         noise = like.variance
         if variance is not None:
             noise = noise * SPREAD ** pilot_noise(tuple(like.y.shape[1:]), residual, seed=2).clamp(-1, 1)
         field = root(pilot_noise(problem.event_shape, residual))
         eta = noise.sqrt() * pilot_noise(tuple(like.y.shape[1:]), residual, seed=1)
         near = like.model.linearise(field)
-        return system(near, noise), root(near.vjp(like.reach / noise * (near.jvp(field) + eta)))
+        return system(roots, near, noise), back(near.vjp(like.reach / noise * (near.jvp(field) + eta)))
 
     stop = tolerance * math.prod(problem.event_shape) ** 0.5
-    precondition = _fourier_preconditioner(problem, cov, residual)
-    count = problem.iterations_for((key, variance is None), pilot, stop, iterations, precondition)
+    settings = (key, variance is None, isinstance(cov, ScaledCovariance))
+    count = problem.iterations_for(settings, pilot, stop, iterations, _fourier_preconditioner(problem, cov.typical, residual))
     noise = like.variance if variance is None else variance
-    right = root(lin.vjp(like.reach / noise * residual))
-    return root(cg(system(lin, noise), right, iterations=count, precondition=precondition)[0])
+    root, back = roots = cov.roots(residual)
+    right = back(lin.vjp(like.reach / noise * residual))
+    precondition = _fourier_preconditioner(problem, cov, residual)
+    return root(cg(system(roots, lin, noise), right, iterations=count, precondition=precondition)[0])
 
 
-def _fourier_preconditioner(problem: Problem, cov: Covariance, like: Tensor) -> Apply | None:
+def _fourier_preconditioner(problem: Problem, cov: Covariance | ScaledCovariance, like: Tensor) -> Apply | None:
     """w -> (I + E G)^-1 w for C diagonal in Fourier space, G the diagonal of A^T R^-1 A there; None elsewhere.
 
     The diagonal is that of random probes, <F v, F A^T R^-1 A v>, averaged over them, channels and neighbouring frequencies
-    (Bekas, Kokiopoulou, Saad. An estimator for the diagonal of a matrix. 2007).
+    (Bekas, Kokiopoulou, Saad. An estimator for the diagonal of a matrix. 2007). Of a scale that varies over the field the mean
+    square is taken.
     """
-    likelihood, basis = problem.likelihood, cov.basis
+    scaled = isinstance(cov, ScaledCovariance)
+    base = cov.base if scaled else cov
+    likelihood, basis = problem.likelihood, base.basis
     if not (likelihood.model.linear and isinstance(basis, FourierBasis) and basis.ndim == 2):
         return None
 
@@ -181,7 +202,10 @@ def _fourier_preconditioner(problem: Problem, cov: Covariance, like: Tensor) -> 
     key = "diagonal of the information"
     if key not in problem.memo:
         problem.memo[key] = diagonal()
-    weights = 1 / (1 + basis.fold(cov.eigenvalues.to(like) * problem.memo[key].to(like)))
+    power = basis.fold(base.eigenvalues.to(like) * problem.memo[key].to(like))
+    if scaled:
+        power = cov.scale.square().flatten(1).mean(1).reshape(-1, *[1] * (like.ndim - 1)) * power
+    weights = 1 / (1 + power)
     return lambda w: basis.synthesise(weights * basis.analyse(w), w.shape)
 
 

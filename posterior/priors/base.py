@@ -14,6 +14,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from posterior.priors.climatology import Climatology
     from posterior.priors.labels import Labels
+    from posterior.priors.local import LocalSpread
     from posterior.priors.reference import Reference
     from posterior.priors.spread import SpreadCorrection
 
@@ -78,6 +79,7 @@ class Prior(ABC):
         climatology: The mean of the field on a given date, physical units, or None where it does not depend on it.
         date: The date that `on` put the prior at, or None.
         spread: A correction of the reference's error spectrum, fitted on held-out fields, or None; used where it is asked for.
+        local_spread: Where in the field the denoiser errs, fitted on held-out fields, or None.
         name: What errors and saved files call this prior.
         calls: Network evaluations in one `denoise` of a field.
     """
@@ -93,6 +95,7 @@ class Prior(ABC):
     climatology: Climatology | None = None
     date: np.datetime64 | None = None
     spread: SpreadCorrection | None = None
+    local_spread: LocalSpread | None = None
     name: str = "prior"
     calls: int = 1
 

@@ -113,6 +113,7 @@ class IdentityBasis:
 
 
 Basis = FourierBasis | EigenBasis | LeadingBasis | IdentityBasis
+Apply = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,19 @@ class Covariance:
         """``C^(1/2) v``: turns white noise into a draw of N(0, C)."""
         return self.function(v, torch.sqrt)
 
-    def root(self, like: Tensor) -> Callable[[Tensor], Tensor]:
-        """`sqrt` for many fields of the precision and device of ``like``: its weights are worked out once."""
+    def roots(self, like: Tensor) -> tuple[Apply, Apply]:
+        """L and L^T with C = L L^T, for many fields of the precision and device of ``like``: weights are worked out once."""
         weights = self.basis.fold(self.eigenvalues).sqrt().to(like)
-        return lambda v: self.basis.synthesise(weights * self.basis.analyse(v), v.shape)
+
+        def root(v: Tensor) -> Tensor:
+            return self.basis.synthesise(weights * self.basis.analyse(v), v.shape)
+
+        return root, root
+
+    @property
+    def typical(self) -> Covariance:
+        """What of it depends on no draw: all of it."""
+        return self
 
     def given(self, sigma: Tensor | float) -> Covariance:
         """Covariance of x0 given x0 + sigma eps; ``sigma`` a scalar."""
@@ -169,6 +179,39 @@ class Covariance:
     def max_variance(self) -> float:
         """Largest eigenvalue."""
         return float(self.eigenvalues.max())
+
+
+@dataclass(frozen=True)
+class ScaledCovariance:
+    """S C S with S = diag(s), s another field for each of a batch.
+
+    Args:
+        base: C.
+        scale: s, positive, broadcasts to (B, *event).
+        pattern: s of a field that depends on no draw (1, ...): what a solver may look at when it decides for all draws.
+    """
+
+    base: Covariance
+    scale: Tensor
+    pattern: Tensor
+
+    @property
+    def typical(self) -> ScaledCovariance:
+        """The same for the field that depends on no draw."""
+        return ScaledCovariance(self.base, self.pattern, self.pattern)
+
+    def apply(self, v: Tensor) -> Tensor:
+        """``S C S v``."""
+        return self.scale * self.base.apply(self.scale * v)
+
+    def sqrt(self, v: Tensor) -> Tensor:
+        """``S C^(1/2) v``: turns white noise into a draw of N(0, S C S)."""
+        return self.scale * self.base.sqrt(v)
+
+    def roots(self, like: Tensor) -> tuple[Apply, Apply]:
+        """See `Covariance.roots`: L = S C^(1/2)."""
+        root, _ = self.base.roots(like)
+        return (lambda v: self.scale * root(v)), (lambda v: root(self.scale * v))
 
 
 def isotropic(variance: float) -> Covariance:

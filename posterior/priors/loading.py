@@ -36,6 +36,7 @@ from posterior.priors.tables import (
     read_affine,
     read_climatology,
     read_labels,
+    read_local,
     read_reference,
     read_spread,
     write_tables,
@@ -209,7 +210,7 @@ def _load_ours(folder: Path) -> NetworkPrior:
         affine = read_affine(config, tables, event_shape)
         climatology = read_climatology(config, tables, event_shape)
         labels = read_labels(config, tables, event_shape)
-        spread = read_spread(tables)
+        spread, local = read_spread(tables), read_local(tables, reference)
         low, high = map(float, config["sigma_range"])
         rms = float(config["rms"])
         tables.finish()
@@ -232,7 +233,7 @@ def _load_ours(folder: Path) -> NetworkPrior:
         name=folder.name,
         card=config["card"],
     )
-    prior.spread = spread
+    prior.spread, prior.local_spread = spread, local
     return prior
 
 

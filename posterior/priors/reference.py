@@ -92,6 +92,10 @@ class MeasuredReference(Reference):
     def expand(self, table: Tensor, event_shape: tuple[int, ...]) -> Tensor:
         """A row of the table (rows,) as eigenvalues of the covariance of an event."""
 
+    @abstractmethod
+    def error_power(self, errors: Tensor, sigma: float) -> Tensor:
+        """Mean power of errors x0 - D(x0 + sigma eps, sigma), (N, *event), as a row of the table of errors (rows,)."""
+
     def error_covariance(self, event_shape: tuple[int, ...], sigma: float) -> Covariance:
         """The measured error spectrum at ``sigma``, log-interpolated.
 
@@ -150,6 +154,11 @@ class RadialReference(MeasuredReference):
         right = torch.searchsorted(known, f).clamp(1, len(known) - 1)
         share = ((f - known[right - 1]) / (known[right] - known[right - 1])).clamp(0, 1)
         return torch.lerp(log[right - 1], log[right], share).exp()
+
+    def error_power(self, errors: Tensor, sigma: float) -> Tensor:
+        """See `MeasuredReference.error_power`."""
+        at, power = radial_spectrum(errors.reshape(len(errors), -1, *errors.shape[-2:]))
+        return torch.from_numpy(np.exp(np.interp(self.frequencies.numpy(), at.numpy(), power.clamp_min(1e-30).log().numpy())))
 
 
 @dataclass(frozen=True)
@@ -256,6 +265,23 @@ class EOFReference(MeasuredReference):
         c = flat @ self.vectors.double()
         left = (flat.square().sum(1).mean() - c.square().sum(1).mean()).clamp_min(0)
         return torch.cat([c.square().mean(0), (left / max(points - k, 1)).reshape(1)])
+
+    def error_power(self, errors: Tensor, sigma: float) -> Tensor:
+        """See `MeasuredReference.error_power`.
+
+        Its ratio to the Gaussian's is averaged over neighbours, a tenth of the index wide, since a few hundred correlated
+        fields give each EOF alone to some ten per cent only.
+        """
+        own = torch.cat([self.variances, self.variances.new_tensor([self.rest])])
+        own = own * sigma**2 / (own + sigma**2)
+        # Directions that the data hardly have: the power there is rounding, of the network's float32.
+        log = (self.power(errors).clamp_min(1e-12 * float(own.max())) / own).log()
+        k = len(log) - 1
+        index = torch.arange(k, dtype=torch.float64)
+        width = 0.5 + 0.1 * index
+        kernel = torch.exp(-0.5 * ((index[None] - index[:, None]) / width[:, None]) ** 2)
+        log[:k] = kernel @ log[:k] / kernel.sum(1)
+        return own * log.exp()
 
 
 def _taper(shape: tuple[int, ...], support: float) -> Tensor:

@@ -6,6 +6,7 @@ missing, superfluous, misshapen or not finite is an error.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ from torch import Tensor
 from posterior.priors.base import Affine
 from posterior.priors.climatology import Climatology
 from posterior.priors.labels import Labels
-from posterior.priors.reference import EOFReference, RadialReference, Reference
+from posterior.priors.local import LocalSpread
+from posterior.priors.reference import EOFReference, MeasuredReference, RadialReference, Reference
 from posterior.priors.spread import SpreadCorrection
 
 if TYPE_CHECKING:
@@ -109,6 +111,16 @@ def write_tables(
         spread = prior.spread
         tensors |= {f"spread.{k}": getattr(spread, k).double() for k in ("sigmas", "edges", "factors")}
         tensors["spread.gain"] = torch.tensor(spread.gain, dtype=torch.float64)
+    if prior.local_spread is not None:
+        local = prior.local_spread
+        named = {
+            "edges": local.edges,
+            "values": local.values,
+            "sigmas": local.reference.sigmas,
+            "errors": local.reference.errors,
+        }
+        tensors |= {f"local.{k}": v.double().clone() for k, v in named.items() if v is not None}
+        tensors["local.gain"] = torch.tensor(local.gain, dtype=torch.float64)
     return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, settings
 
 
@@ -175,11 +187,24 @@ def read_spread(tables: Tables) -> SpreadCorrection | None:
     return SpreadCorrection(sigmas, edges, factors, float(tables.take("spread.gain", ())))
 
 
-def _read_errors(tables: Tables, rows: int) -> tuple[Tensor | None, Tensor | None]:
-    if not (tables.has("reference.sigmas") or tables.has("reference.errors")):
+def read_local(tables: Tables, reference: Reference | None) -> LocalSpread | None:
+    """Where in the field the denoiser errs, where that was measured."""
+    if not tables.has("local.values"):
+        return None
+    if not isinstance(reference, MeasuredReference):
+        raise ValueError(f"{tables.where}: local.values without a reference")
+    rows = len(reference.frequencies) if isinstance(reference, RadialReference) else len(reference.variances) + 1
+    sigmas, errors = _read_errors(tables, rows, "local")
+    edges, values = tables.take("local.edges", (None, 2, 2)), tables.take("local.values", (None, 2, None))
+    measured = dataclasses.replace(reference, sigmas=sigmas, errors=errors)
+    return LocalSpread(measured, edges, values, float(tables.take("local.gain", ())))
+
+
+def _read_errors(tables: Tables, rows: int, owner: str = "reference") -> tuple[Tensor | None, Tensor | None]:
+    if not (tables.has(f"{owner}.sigmas") or tables.has(f"{owner}.errors")):
         return None, None
-    sigmas = tables.take("reference.sigmas", (None,))
-    errors = tables.take("reference.errors", (len(sigmas), rows))
+    sigmas = tables.take(f"{owner}.sigmas", (None,))
+    errors = tables.take(f"{owner}.errors", (len(sigmas), rows))
     if not ((sigmas > 0).all() and (sigmas.diff() > 0).all() and (errors > 0).all()):
         raise ValueError(f"{tables.where}: the error spectrum is not positive at rising noise levels")
     return sigmas, errors

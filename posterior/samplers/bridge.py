@@ -37,13 +37,14 @@ class GaussianBridge(Guided):
         relinearise: int = 3,
         sweeps: int = 10,
         corrected: bool = False,
+        local: bool = True,
         iterations: int = 200,
         tolerance: float = 1e-3,
         schedule: Schedule | None = None,
         sigma_max: float | None = None,
         sigma_min: float | None = None,
     ) -> None:
-        guidance = BridgeGuidance(iterations, tolerance, relinearise, sweeps, corrected)
+        guidance = BridgeGuidance(iterations, tolerance, relinearise, sweeps, corrected, local)
         super().__init__(guidance, Ancestral(), steps, schedule or LogUniform(), sigma_max, sigma_min)
 
     def levels(self, problem: Problem) -> list[float]:

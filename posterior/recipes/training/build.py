@@ -180,30 +180,9 @@ def measure(prior: NetworkPrior, fields: Tensor, sigmas: np.ndarray) -> tuple[Re
             linear = reference.denoise(fields + sigma * torch.randn(fields.shape, generator=g), sigma)
             row["gaussian"] = float(((fields - linear).square().sum() / exists).sqrt())
         curve.append(row)
-        if isinstance(reference, EOFReference):
-            rows.append(_smooth(reference, errors, sigma))
-        elif isinstance(reference, RadialReference):
-            at, power = radial_spectrum(errors)
-            log = np.interp(reference.frequencies.numpy(), at.numpy(), power.log().numpy())
-            rows.append(torch.from_numpy(np.exp(log)))
+        if isinstance(reference, EOFReference | RadialReference):
+            rows.append(reference.error_power(errors, sigma))
     if isinstance(reference, EOFReference | RadialReference):
         levels = torch.as_tensor(sigmas, dtype=torch.float64)
         reference = dataclasses.replace(reference, sigmas=levels, errors=torch.stack(rows))
     return reference, curve
-
-
-def _smooth(reference: EOFReference, errors: Tensor, sigma: float) -> Tensor:
-    """Error power along each EOF; its ratio to the Gaussian's is averaged over neighbours, a tenth of the index wide.
-
-    A few hundred correlated fields give each EOF alone to some ten per cent only.
-    """
-    own = torch.cat([reference.variances, reference.variances.new_tensor([reference.rest])])
-    own = own * sigma**2 / (own + sigma**2)
-    # Directions that the data hardly have: the power there is rounding, of the network's float32.
-    log = (reference.power(errors).clamp_min(1e-12 * float(own.max())) / own).log()
-    k = len(log) - 1
-    index = torch.arange(k, dtype=torch.float64)
-    width = 0.5 + 0.1 * index
-    kernel = torch.exp(-0.5 * ((index[None] - index[:, None]) / width[:, None]) ** 2)
-    log[:k] = kernel @ log[:k] / kernel.sum(1)
-    return own * log.exp()

@@ -1,0 +1,199 @@
+"""Where in a field a denoiser errs: the local scale of the covariance of x0 given x_sigma, fitted on held-out fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posterior.priors.covariance import ScaledCovariance
+from posterior.priors.reference import MeasuredReference
+
+if TYPE_CHECKING:
+    from posterior.priors.base import Prior
+
+WINDOW = 1.2  # standard deviation of the window, grid points
+KNOTS = 8
+RIDGE = 1e-3
+DARK = 1e-12  # what a feature is at least: below it every field counts as empty
+MOST = 30_000  # grid points that a regression looks at
+
+
+@dataclass(frozen=True)
+class LocalSpread:
+    """C_sigma(x) = S C S with S = diag(s), s a function of the denoised field around each grid point.
+
+    Two features are taken of D = D(x, sigma): the logarithms of |grad D|^2 and of D^2, averaged over channels and over a
+    Gaussian window of 1.2 grid points. log s^2 is a sum of two piecewise linear functions of them, constant beyond their ends,
+    and is interpolated between noise levels in log sigma. C has the error spectrum of S^-1 (x0 - D).
+
+    Args:
+        reference: Gives C as `MeasuredReference.error_covariance`, from the error spectrum of S^-1 (x0 - D).
+        edges: (M, 2, 2): first and last knot of each feature, for the noise levels of ``reference``.
+        values: (M, 2, K): log s^2 at K knots, equally spaced; the two are added.
+        gain: What the Gaussian log-density of the errors of fields that were not fitted gains over one scale for the whole
+            field, for each grid point and with independent errors; positive where s helps.
+    """
+
+    reference: MeasuredReference
+    edges: Tensor
+    values: Tensor
+    gain: float
+
+    def __post_init__(self) -> None:
+        levels, (edges, values) = self.reference.sigmas, (self.edges, self.values)
+        count = 0 if levels is None else len(levels)
+        shapes = count > 0 and edges.shape == (count, 2, 2) and values.shape[:2] == (count, 2) and values.ndim == 3
+        if not (shapes and values.shape[2] > 1 and bool((edges.diff() > 0).all())):
+            raise ValueError(
+                f"LocalSpread: edges {tuple(edges.shape)} and values {tuple(values.shape)} for {count} noise levels; wanted "
+                "rising (levels, 2, 2) and (levels, 2, knots)"
+            )
+
+    def scale(self, denoised: Tensor, sigma: float) -> Tensor:
+        """s for D(x, sigma): (B, 1 for each further axis, H, W) of fields (B, *event)."""
+        assert self.reference.sigmas is not None
+        known = self.reference.sigmas.log().numpy()
+        at = float(np.interp(math.log(sigma), known, np.arange(len(known))))
+        below, share = int(at), at - int(at)
+        seen = features(denoised)
+        log = _response(seen, self.edges[below], self.values[below])
+        if share > 0:
+            log = torch.lerp(log, _response(seen, self.edges[below + 1], self.values[below + 1]), share)
+        return (log / 2).exp().reshape(len(denoised), *[1] * (denoised.ndim - 3), *denoised.shape[-2:])
+
+    def covariance(self, denoised: Tensor, sigma: float, typical: Tensor) -> ScaledCovariance:
+        """The covariance of x0 given x, for each field of a batch.
+
+        Args:
+            denoised: D(x, sigma), (B, *event).
+            sigma: The noise level.
+            typical: A field (1, *event) that depends on no draw and looks like one; see `ScaledCovariance`.
+        """
+        base = self.reference.error_covariance(tuple(denoised.shape[1:]), sigma)
+        return ScaledCovariance(base, self.scale(denoised, sigma), self.scale(typical.to(denoised), sigma))
+
+
+def features(fields: Tensor) -> Tensor:
+    """log of |grad D|^2 and of D^2 around each grid point of fields (B, *event), (B, 2, H, W)."""
+    d = fields.reshape(len(fields), -1, *fields.shape[-2:])
+    padded = torch.nn.functional.pad(d, (1, 1, 1, 1), mode="replicate")
+    across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
+    down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
+    energy = torch.stack([across.square() + down.square(), d.square()], 1).mean(2)
+    reach = math.ceil(3 * WINDOW)
+    window = (-0.5 * (torch.arange(-reach, reach + 1, dtype=d.dtype, device=d.device) / WINDOW).square()).exp()
+    window = window / window.sum()
+    around = torch.nn.functional.pad(energy.flatten(0, 1)[:, None], (reach,) * 4, mode="replicate")
+    smooth = torch.nn.functional.conv2d(around, window[None, None, :, None])
+    smooth = torch.nn.functional.conv2d(smooth, window[None, None, None, :])
+    return smooth.reshape(energy.shape).clamp_min(DARK).log()
+
+
+def _hats(seen: Tensor, edges: Tensor, knots: int) -> tuple[Tensor, Tensor]:
+    """For features (B, 2, H, W): the knot below each and the weight of the one above."""
+    low, high = (edges[:, i].to(seen)[:, None, None] for i in (0, 1))
+    at = ((seen - low) / (high - low)).clamp(0, 1) * (knots - 1)
+    below = at.floor().clamp_max(knots - 2)
+    return below.long(), at - below
+
+
+def _response(seen: Tensor, edges: Tensor, values: Tensor) -> Tensor:
+    """log s^2 (B, H, W)."""
+    below, share = _hats(seen, edges, values.shape[1])
+    table = values.to(seen)
+    parts = [torch.lerp(table[k][below[:, k]], table[k][below[:, k] + 1], share[:, k]) for k in range(2)]
+    return parts[0] + parts[1]
+
+
+def fit_local_spread(prior: Prior, fields: Tensor, *, sigmas: Sequence[float] | None = None, seed: int = 0) -> LocalSpread:
+    """Fit where a prior's denoiser errs to its errors on fields that it was not trained on.
+
+    At each noise level the squared error |x0 - D|^2, averaged over channels, is taken to be s^2 times one of a law of mean 1,
+    and log s^2 is regressed on the features of `LocalSpread` by the quasi-likelihood of variances, sum log s^2 + e^2 / s^2,
+    which is least on average at the true s^2 whatever that law is. s is then normalised to a mean square of 1 over the fields,
+    and the spectrum of (x0 - D) / s is measured. The first half of the fields is fitted; the other tells whether it helps
+    (`LocalSpread.gain`). Keep the result with ``prior.local_spread = ...``; `save_prior` writes it, `GaussianBridge` uses it.
+
+    Args:
+        prior: A prior whose reference is a `RadialReference` or an `EOFReference`.
+        fields: Held-out fields (N, *event), at least 2, physical units.
+
+    Other arguments:
+        sigmas: Noise levels, ascending; those of the reference's error spectrum if None.
+        seed: Seed of the noise.
+
+    Raises:
+        ValueError: If the prior carries no such reference, or there are too few fields or no levels.
+
+    References:
+        Wedderburn. Quasi-likelihood functions, generalized linear models, and the Gauss-Newton method. 1974. Biometrika 61(3).
+    """
+    reference = prior.reference
+    if not isinstance(reference, MeasuredReference):
+        raise ValueError(f"fit_local_spread: prior '{prior.name}' carries no RadialReference or EOFReference")
+    levels = reference.sigmas if sigmas is None else torch.as_tensor(sigmas, dtype=torch.float64)
+    if levels is None or len(fields) < 2:
+        raise ValueError(
+            f"fit_local_spread: got {len(fields)} fields; wanted two at least, and sigmas= without an error spectrum"
+        )
+    prior.check_event(tuple(fields.shape[1:]), "fit_local_spread")
+    clean = prior.affine.to_standard(fields.double())
+    half = len(clean) // 2
+    edges, values, rows, gains = [], [], [], []
+    for i, sigma in enumerate(levels.tolist()):
+        g = torch.Generator().manual_seed(seed + i)
+        noisy = (clean + sigma * torch.randn(clean.shape, generator=g, dtype=clean.dtype)).float()
+        with torch.no_grad():
+            denoised = torch.cat([prior.denoise(x, sigma) for x in noisy.split(4)]).double()
+        error, seen = clean - denoised, features(denoised)
+        squared = error.reshape(len(error), -1, *error.shape[-2:]).square().mean(1).clamp_min(1e-30)
+        ends, table = _regress(seen[:half], squared[:half], g)
+        log = _response(seen, ends, table)
+        level = squared[:half].mean().log()
+        gains.append(
+            float(0.5 * (level + squared[half:] / level.exp() - log[half:] - squared[half:] * (-log[half:]).exp()).mean())
+        )
+        size = log.exp().mean().log()
+        white = error * ((size - log) / 2).exp().reshape(len(error), *[1] * (error.ndim - 3), *error.shape[-2:])
+        edges.append(ends)
+        values.append(table - size / 2)
+        rows.append(reference.error_power(white, sigma))
+    measured = dataclasses.replace(reference, sigmas=levels, errors=torch.stack(rows).clamp_min(1e-30))
+    return LocalSpread(measured, torch.stack(edges), torch.stack(values), float(np.mean(gains)))
+
+
+def _regress(seen: Tensor, squared: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Knots (2, 2) and log s^2 at them (2, K), by damped Newton steps on a convex sum."""
+    features_, target = seen.transpose(0, 1).flatten(1), squared.flatten()
+    pick = torch.randperm(len(target), generator=g)[:MOST]
+    features_, target = features_[:, pick], target[pick]
+    edges = torch.quantile(features_, torch.tensor([0.01, 0.99], dtype=seen.dtype), dim=1).T.contiguous()
+    edges[:, 1] = torch.maximum(edges[:, 1], edges[:, 0] + 1e-6)
+    below, share = (v[0, :, 0] for v in _hats(features_[None, :, None], edges, KNOTS))
+    hats = torch.zeros(len(target), 2, KNOTS, dtype=seen.dtype)
+    hats.scatter_(2, below.T[..., None], 1 - share.T[..., None]).scatter_add_(2, below.T[..., None] + 1, share.T[..., None])
+    basis, level = hats.flatten(1), target.mean().log()
+    ridge = 2 * RIDGE * torch.eye(2 * KNOTS, dtype=seen.dtype)
+
+    def loss(b: Tensor) -> Tensor:
+        log = level + basis @ b
+        return (log + target * (-log).exp()).mean() + RIDGE * b.square().sum()
+
+    b = torch.zeros(2 * KNOTS, dtype=seen.dtype)
+    for _ in range(25):
+        ratio = target * (-(level + basis @ b)).exp()
+        slope = basis.T @ (1 - ratio) / len(target) + ridge @ b
+        # Halfway to the expected curvature, for squared errors have heavy tails.
+        step = torch.linalg.solve((basis * (1 + ratio[:, None]) / 2).T @ basis / len(target) + ridge, slope)
+        length = 1.0
+        while length > 1e-3 and loss(b - length * step) > loss(b):
+            length /= 2
+        b = b - length * step
+    return edges, b.reshape(2, KNOTS) + level / 2

@@ -1,0 +1,155 @@
+"""Where in a field a denoiser errs."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import operators
+import posterior
+from benchmarks.problems.random_field import matern_spectrum
+from posterior.priors.base import Prior
+from posterior.priors.covariance import ScaledCovariance
+from posterior.priors.local import LocalSpread, features
+from posterior.priors.network import NetworkPrior
+from posterior.priors.parameterisations import GaussianResidual
+from posterior.priors.reference import RadialReference, radial_spectrum
+
+N = 16
+SHAPE = (1, N, N)
+QUIET, LIVELY = 0.2, 1.5
+
+
+class Uneven(Prior):
+    """Its denoiser says the same whatever it is shown, and errs little on the dark left half, much on the bright right half."""
+
+    def __init__(self):
+        g = torch.Generator().manual_seed(0)
+        self.event_shape, self.name = SHAPE, "uneven"
+        right = torch.arange(N) >= N // 2
+        self.d = torch.where(right, 3 + torch.randn(SHAPE, generator=g, dtype=torch.float64), 0.01)
+        self.s = torch.where(right, LIVELY, QUIET).double().expand(SHAPE)
+        made = matern_spectrum(N)
+        made = made / made.mean()
+        self.base = posterior.GaussianPrior(torch.zeros(SHAPE, dtype=torch.float64), made).reference.cov
+        white = torch.randn(400, *SHAPE, generator=g, dtype=torch.float64)
+        self.reference = RadialReference(*radial_spectrum(self.base.sqrt(white)))
+        self.fields = self.d + self.s * self.base.sqrt(torch.randn(400, *SHAPE, generator=g, dtype=torch.float64))
+
+    def denoise(self, x, sigma):
+        return self.d.to(x).expand(x.shape)
+
+
+class Known(LocalSpread):
+    """The local spread of `Uneven` with the true s and C in place of fitted ones."""
+
+    def __init__(self, fitted, prior):
+        super().__init__(fitted.reference, fitted.edges, fitted.values, fitted.gain)
+        object.__setattr__(self, "truth", prior)
+
+    def covariance(self, denoised, sigma, typical):
+        return ScaledCovariance(self.truth.base, self.truth.s.expand(denoised.shape), self.truth.s[None])
+
+
+@pytest.fixture(scope="module")
+def uneven():
+    prior = Uneven()
+    prior.local_spread = posterior.fit_local_spread(prior, prior.fields, sigmas=[0.5, 2.0])
+    return prior
+
+
+def test_finds_where_the_denoiser_errs_and_the_spectrum_of_the_rest(uneven):
+    found = uneven.local_spread
+    s = found.scale(uneven.d[None], 1.0)[0, 0]
+    root = float((uneven.s.square().mean()) ** 0.5)
+    # the window of the features mixes both sides of the border
+    left, right = s[:, : N // 2 - 3].mean(), s[:, N // 2 + 3 :].mean()
+    assert float(left) == pytest.approx(QUIET / root, rel=0.15)
+    assert float(right) == pytest.approx(LIVELY / root, rel=0.1)
+    assert found.gain > 0.3
+    cov = found.covariance(uneven.d[None], 1.0, uneven.d[None])
+    assert cov.base.mean_variance == pytest.approx(root**2, rel=0.15)
+
+
+@pytest.mark.parametrize("seen", [40, 150], ids=["factorised", "conjugate gradients"])
+def test_draws_have_the_uneven_covariance(uneven, seen):
+    """A prior whose C_sigma(x) is S C S exactly: one step of the bridge draws N(D, S C S) given the data."""
+    prior = Uneven()
+    rows = prior.s.flatten()[:, None] * prior.base.sqrt(torch.eye(N * N, dtype=torch.float64).reshape(-1, *SHAPE)).flatten(1)
+    exact = posterior.GaussianPrior(prior.d, rows @ rows.T)
+    chosen = torch.randperm(N * N, generator=torch.Generator().manual_seed(3))[:seen]
+    mask = torch.zeros(N * N)
+    mask[chosen] = 1
+    physics = operators.Inpainting(mask.reshape(N, N))
+    y = physics.A(prior.fields[:1].float()).double()
+    like = posterior.GaussianLikelihood(physics, y, 0.1)
+    wanted = posterior.exact_posterior(exact, like)
+    prior.local_spread = Known(uneven.local_spread, prior)
+    draws = posterior.sample(prior, like, posterior.GaussianBridge(1), draws=400, batch_size=400)
+    assert float(((draws.mean - wanted.mean) / wanted.std).square().mean().sqrt()) < 0.08
+    assert float((draws.std / wanted.std).mean()) == pytest.approx(1, abs=0.02)
+    plain = posterior.sample(prior, like, posterior.GaussianBridge(1, local=False), draws=100, batch_size=100)
+    assert float((plain.std / wanted.std)[..., : N // 2].mean()) > 1.5
+
+
+def test_a_stationary_gaussian_needs_none():
+    spectrum = matern_spectrum(32)
+    prior = posterior.GaussianPrior(torch.zeros(1, 32, 32, dtype=torch.float64), spectrum)
+    white = torch.randn(60, 1, 32, 32, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    fields = prior.reference.cov.sqrt(white)
+    # the same Gaussian for images of any size, whose denoiser is exact too
+    f = torch.fft.fftfreq(32, dtype=torch.float64)
+    radius = torch.hypot(f[:, None], f[None]).flatten()
+    order = radius.argsort()
+    new = torch.cat([torch.ones(1, dtype=torch.bool), radius[order].diff() > 1e-9])
+    prior.reference = RadialReference(radius[order][new], spectrum.flatten()[order][new])
+    found = posterior.fit_local_spread(prior, fields, sigmas=[0.1, 1.0])
+    assert abs(found.gain) < 0.005
+    assert float((found.scale(fields[:8], 0.3) - 1).abs().mean()) < 0.05
+
+
+def test_draws_do_not_depend_on_the_batch(uneven):
+    like = posterior.GaussianLikelihood(operators.Blur(operators.gaussian_kernel(1.0), (N, N)), uneven.fields[:1], 0.1)
+    made = [posterior.sample(uneven, like, posterior.GaussianBridge(2), draws=4, batch_size=b).samples for b in (1, 4)]
+    torch.testing.assert_close(*made, rtol=0, atol=1e-9)
+
+
+def test_a_float32_event_of_any_size_has_features():
+    assert features(torch.zeros(2, 2, 5, 7)).shape == (2, 2, 5, 7)
+    assert torch.isfinite(features(torch.zeros(2, 2, 5, 7))).all()
+
+
+def test_travels_with_the_prior(tmp_path, uneven):
+    from diffusers import UNet2DModel
+
+    with torch.random.fork_rng(devices=[]):
+        network = UNet2DModel(
+            in_channels=2,
+            out_channels=1,
+            layers_per_block=1,
+            block_out_channels=(8, 8),
+            down_block_types=("DownBlock2D",) * 2,
+            up_block_types=("UpBlock2D",) * 2,
+            norm_num_groups=4,
+            add_attention=False,
+        )
+    prior = NetworkPrior(network, GaussianResidual(uneven.reference), (1, None, None), reference=uneven.reference, multiple=2)
+    posterior.save_prior(prior, tmp_path / "without")
+    assert posterior.load_prior(tmp_path / "without").local_spread is None
+    prior.local_spread = uneven.local_spread
+    posterior.save_prior(prior, tmp_path / "with")
+    found, want = posterior.load_prior(tmp_path / "with").local_spread, uneven.local_spread
+    assert found is not None
+    assert found.gain == want.gain
+    assert torch.equal(found.scale(uneven.d[None], 0.7), want.scale(uneven.d[None], 0.7))
+    assert torch.equal(found.reference.errors, want.reference.errors)
+
+
+def test_what_does_not_fit_is_refused(uneven):
+    found = uneven.local_spread
+    with pytest.raises(ValueError, match="wanted rising"):
+        dataclasses.replace(found, edges=found.edges.flip(2))
+    with pytest.raises(ValueError, match="carries no RadialReference"):
+        posterior.fit_local_spread(posterior.GaussianPrior(torch.zeros(4), torch.eye(4)), torch.zeros(4, 4))
+    with pytest.raises(ValueError, match="sigmas="):
+        posterior.fit_local_spread(uneven, uneven.fields)
