@@ -1,6 +1,6 @@
 """A prior of pressure fields from measurements alone, beside priors that saw clean fields.
 
-``python -m benchmarks.measurements --run RUN``: every day of 2001-2008 (without August 2005) is seen through
+``python -m benchmarks.measurements --run RUN``: every third day of 2001-2008 (without August 2005) is seen through
 another random fifth of its grid points, with noise of 0.5 hPa; climatology and scale come from the same measurements.
 Scored on 2009: the denoising error, and the CRPS of reconstructions from a random fifth.
 """
@@ -34,8 +34,6 @@ from posterior.recipes.training.build import measure
 from posterior.uncertainty.scores import crps_members
 
 SEEN, NOISE = 0.2, 0.5
-# Least variance that the start has in any direction, standardised: pressure is smooth, and the evidence prefers it to more.
-FLOOR = 1e-4
 SIGMAS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 BLOCKS = (16, 32, 48)
 RESULTS = Path(__file__).parent / "results" / "measurements.json"
@@ -97,7 +95,7 @@ def homogeneous(data: list[posterior.GaussianLikelihood], climatology: Climatolo
     rows, columns = (g.flatten() for g in torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
     cov = by_lag[(rows[:, None] - rows) % (2 * h), (columns[:, None] - columns) % (2 * w)]
     eigenvalues, vectors = torch.linalg.eigh((cov + cov.T) / 2)
-    return vectors @ (eigenvalues.clamp_min(FLOOR)[:, None] * vectors.T)
+    return vectors @ (eigenvalues.clamp_min(1e-2)[:, None] * vectors.T)
 
 
 def _row(empty: Climatology, day: np.datetime64) -> Tensor:
@@ -247,7 +245,6 @@ def comparison(priors: dict[str, Any]) -> list[str]:
 def page(results: dict[str, Any]) -> str:
     """The results as a page."""
     s, evidence, minutes = results["settings"], results["evidence"], results["cpu_seconds"] / 60
-    outside = results["held_out_evidence"]
     lines = [
         "# A prior from measurements alone",
         "",
@@ -257,11 +254,8 @@ def page(results: dict[str, Any]) -> str:
         f"{results['measured_days']} days of sea-level pressure over the North Atlantic, 17 x 33 points, from 2001 to 2008",
         f"without August 2005, each seen through another random {100 * SEEN:.0f} % of its points with noise of {NOISE} hPa.",
         "No clean field is used, not for climatology and scale either. First the Gaussian by EM, its E-step in closed form,",
-        f"{s['gaussian_laps']} laps, accelerated (SQUAREM, Varadhan and Roland 2008), with an inverse Wishart law around a",
-        f"start that knows separations only, worth {s['weight']:g} days: the mean log-evidence of a day rose from",
-        f"{evidence[0]:.1f} to {evidence[-1]:.1f}, by {evidence[-1] - evidence[-2]:.2f} in the last lap that was kept; that of",
-        f"days of 2009, measured in the same way and not fitted, from {outside[0]:.1f} to {outside[1]:.1f}.",
-        f"Laps of a residual network on that Gaussian: {s['laps']}, each",
+        f"{s['gaussian_laps']} laps: the mean log-evidence of a day rose from {evidence[0]:.1f} to {evidence[-1]:.1f}, and by",
+        f"{evidence[-1] - evidence[-2]:.2f} in the last lap. Laps of a residual network on that Gaussian: {s['laps']}, each",
         f"of {s['per_lap']} posterior draws by GaussianBridge, {s['steps']} training steps; {minutes:.1f} minutes of",
         "one core, everything included. Scored on 2009:",
         "",
@@ -282,9 +276,11 @@ def page(results: dict[str, Any]) -> str:
         "",
         *comparison(results["priors"]),
         "",
-        "Few measurements hold fewer numbers than a covariance: without the law around the start (`--weight 0`) and with few",
-        "days (`--every 3`) the evidence of the days that are fitted goes on rising while that of other days falls. A lap of",
-        "the network is one M-step on draws under the Gaussian, whose errors its draws inherit.",
+        "The Gaussian has not converged while the evidence still rises, its small scales least of all, and without more days",
+        "it should not: its covariance has 158 000 free numbers, the measurements are 108 000, and further laps fit noise.",
+        "`fit_gaussian(weight=)`, an inverse Wishart law around the start, is against that. A lap of the network is one M-step",
+        "on draws under that Gaussian, whose errors its draws inherit.",
+        "`--every`, `--gaussian-laps`, `--laps`, `--per-lap` and `--steps` take more time and go further.",
         "",
         "![Denoising error and CRPS](figures/measurements.png)",
     ]
@@ -296,9 +292,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of fits, draws and checkpoints; a second run goes on")
     parser.add_argument("--report", action="store_true", help="only write page and figure from the results file")
-    parser.add_argument("--every", type=int, default=1, help="of the training days, take one in so many")
-    parser.add_argument("--gaussian-laps", type=int, default=24)
-    parser.add_argument("--weight", type=float, default=30.0, help="days that the start counts for in the Gaussian")
+    parser.add_argument("--every", type=int, default=3, help="of the training days, take one in so many")
+    parser.add_argument("--gaussian-laps", type=int, default=20)
     parser.add_argument("--laps", type=int, default=1)
     parser.add_argument("--per-lap", type=int, default=320)
     parser.add_argument("--steps", type=int, default=400, help="training steps in each lap")
@@ -320,27 +315,22 @@ def main() -> None:
     rows = training_days(times, args.every)
     data = [seen(fields[i], int(i)) for i in rows]
     climatology, scale = climatology_of(data, times[rows])
-    shape = tuple(fields.shape[1:])
-    start = homogeneous(data, climatology, times[rows], scale)
     kept = args.run / "gaussian.pt"
     if kept.exists():
         fit = GaussianFit(**torch.load(kept, weights_only=True))
     else:
         affines = [Affine(scale, climatology.on(day)) for day in times[rows]]
         say = lambda lap, e: print(f"Gaussian lap {lap}: evidence {e:.3f} a day", flush=True)  # noqa: E731
-        fit = fit_gaussian(data, shape, affines, laps=args.gaussian_laps, start=start, weight=args.weight, progress=say)
+        start = homogeneous(data, climatology, times[rows], scale)
+        # Not accelerated: a fifth of these fields holds fewer numbers than a covariance, and laps that converged would overfit.
+        shape, laps = tuple(fields.shape[1:]), args.gaussian_laps
+        fit = fit_gaussian(data, shape, affines, laps=laps, start=start, accelerate=False, progress=say)
         torch.save({"mean": fit.mean, "covariance": fit.covariance, "evidence": fit.evidence}, kept)
-    climatology, first = shifted(fit, climatology, scale), climatology
+    climatology = shifted(fit, climatology, scale)
     prior = untrained(fit.eofs, climatology, scale, "measurements")
 
     year = np.flatnonzero(times.astype("datetime64[Y]") == np.datetime64("2009"))
     held, days = fields[year[::3]], times[year[::3]]
-    measured = [seen(field, 200_000 + i) for i, field in enumerate(held)]
-    held_out_evidence = [
-        fit_gaussian(measured, shape, [Affine(scale, mean.on(day)) for day in days], laps=0, start=cov).evidence[0]
-        for mean, cov in ((first, start), (climatology, fit.covariance))
-    ]
-    print(f"evidence of days that were not fitted: {held_out_evidence}", flush=True)
     some = np.linspace(0, len(held) - 1, args.days).round().astype(int)
     priors: dict[str, Any] = {}
 
@@ -385,7 +375,6 @@ def main() -> None:
         "command": "python -m benchmarks.measurements --run RUN",
         "settings": {k: v for k, v in vars(args).items() if k not in ("run", "report")},
         "measured_days": len(rows),
-        "held_out_evidence": [round(e, 4) for e in held_out_evidence],
         "evidence": [round(e, 4) for e in fit.evidence],
         "sigmas": list(SIGMAS),
         "priors": priors,

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=400)
     parser.add_argument("--denoised", type=int, default=48, help="held-out fields that are denoised")
     parser.add_argument("--training", type=int, default=1500)
-    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--draws", type=int, default=128)
     parser.add_argument("--steps", type=int, default=24)
     args = parser.parse_args()
     keep_large_blocks()
