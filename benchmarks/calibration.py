@@ -41,6 +41,7 @@ REPAIR = 0.6  # share of the trials that the repair may see
 SMALLEST_REPAIR = 25  # trials from which on there is one
 OPTIONS = {"mri-4x": {"side": 48}, "mri-8x": {"side": 48}}
 DEFAULT = "GaussianBridge"
+DIVERGED = 100  # times the CRPS of the default sampler
 POPULATIONS = ("TDS", "AFDPS", "FKFilter")  # samplers whose draws are the particles of one run
 
 
@@ -60,7 +61,7 @@ SIZES: dict[str, dict[str, Size]] = {
     | {"DPS": Size(1, 3), "LGD": Size(1, 3)},
     "mri-4x": {name: Size(2, 9) for name in SAMPLERS}
     | {DEFAULT: Size(104, 19), "TDS": Size(1, 16), "AFDPS": Size(1, 9), "FKFilter": Size(1, 9)}
-    | {"MMPS": Size(1, 3), "TMPD": Size(1, 5), "PiGDM": Size(1, 5), "DAPS": Size(1, 2), "PnPDM": Size(1, 2)}
+    | {"MMPS": Size(1, 2), "TMPD": Size(1, 5), "PiGDM": Size(1, 4), "DAPS": Size(1, 2), "PnPDM": Size(1, 2)}
     | {"DPS": Size(1, 2), "LGD": Size(1, 2)},
 }
 SIZES["mri-8x"] = SIZES["mri-4x"]
@@ -134,12 +135,17 @@ their draws are its particles, resampled by weight, and far fewer here than the 
 [the exact benchmark](results-exact.md). Seconds were measured on a machine shared with other work."""
 
 
+def wrapped(text: str) -> list[str]:
+    """Lines of a paragraph; no address of a link is broken."""
+    return textwrap.wrap(text, 120, break_on_hyphens=False, break_long_words=False)
+
+
 def page(rows: list[dict[str, Any]]) -> str:
     """The page, from the rows."""
     lines = [
         "# Calibration on held-out data",
         "",
-        *textwrap.wrap(INTRODUCTION, 120),
+        *wrapped(INTRODUCTION),
         "",
         *(line for name in SIZES for line in section(name, [r for r in rows if r["problem"] == name])),
     ]
@@ -166,8 +172,10 @@ def section(problem: str, rows: list[dict[str, Any]]) -> list[str]:
     head = ["sampler", "trials x draws", "50 %", "80 %", "90 % (band)", "95 %", "CRPS", "spread / skill"]
     head += ["p: pixels", "regions", "log-lik.", "TARP", "calls", "VJPs", "s / draw"]
     title, about = ABOUT[problem].split("\n\n")
-    lines = [title, "", *textwrap.wrap(about, 120), "", *markdown(head, (_cells(r) for r in good)), ""]
+    lines = [title, "", *wrapped(about), "", *markdown(head, (_cells(r) for r in good)), ""]
     lines += [f"- {r['sampler']} could not run: `{r['reason']}`" for r in rows if "reason" in r]
+    usual = next((r["crps"] for r in good if r["sampler"] == DEFAULT), float("inf"))
+    lines += [f"- {r['sampler']} diverged at its default settings." for r in good if r["crps"] > DIVERGED * usual]
     missing = [s for s in SAMPLERS if s not in {r["sampler"] for r in rows}]
     lines += [f"- Not run yet: {', '.join(missing)}.", ""] if missing else [""]
     for row in good:
@@ -209,7 +217,7 @@ def _repair(row: dict[str, Any]) -> list[str]:
     )
     if "spread_factor" in row:
         words += f" Simple recalibration of the spread on the first {n} trials: times {row['spread_factor']:.3f}."
-    return [f"### Repair of {row['sampler']}", "", *markdown(head, body), "", *textwrap.wrap(words, 120), ""]
+    return [f"### Repair of {row['sampler']}", "", *markdown(head, body), "", *wrapped(words), ""]
 
 
 def _inside(check: dict[str, Any]) -> list[str]:

@@ -50,5 +50,7 @@ def test_the_page_shows_rows_reasons_and_what_is_missing(trials):
     text = bench.page([row, {"problem": "mri-4x", "sampler": "DDRM", "reason": "TypeError: no"}])
     assert "| GaussianBridge | 45 x 19 |" in text and "DDRM could not run: `TypeError: no`" in text
     assert "Not run yet: MMPS," in text and "### Repair of GaussianBridge" in text and "exchangeable" in text
-    assert "## Pressure" not in text
+    assert "## Pressure" not in text and "diverged" not in text
+    lost = row | {"sampler": "FlowChef", "crps": 1e3 * row["crps"]}
+    assert "- FlowChef diverged at its default settings." in bench.page([row, lost])
     assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 200
