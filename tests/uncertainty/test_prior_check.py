@@ -196,6 +196,18 @@ class TestStatistics:
         assert found.pooled_std[0] == pytest.approx(1, abs=0.06)
         assert found.bias < 0.1
 
+    def test_points_that_hardly_ever_vary_make_no_extremes(self):
+        """Air around a head: a rare speck in the held-out fields, nothing in training, a shade in the draws."""
+        held, training, draws = HELD.clone(), TRAINING.clone(), fields(200, 11)
+        for some, value in ((held, 0.0), (training, 0.0), (draws, 1e-3)):
+            some[..., :2] = value
+        held[7, ..., :2] = 0.05
+        for what in (draws, training):
+            found = compare_fields(what, held, training)
+            assert max(float(found.maxima[0].max()), -float(found.minima[0].min())) < 10
+            assert {v.check: str(v.grade) for v in found.verdicts}["standard deviation"] == "pass"
+            assert not found.moving[..., :2].any()
+
     def test_copies_are_told_from_neighbours(self):
         near = TRAINING[:50] + 0.05 * torch.randn(50, *SHAPE, generator=torch.Generator().manual_seed(0))
         found = memorisation(torch.cat([near, fields(50, 11)]), HELD, TRAINING)

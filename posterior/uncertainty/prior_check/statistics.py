@@ -19,6 +19,8 @@ from posterior.uncertainty.prior_check.verdicts import Grade, Verdict, in_blocks
 RESAMPLES = 200
 MOST_EOFS = 50
 CHUNK = 4096
+# Points that vary by less than this share of the most that any does, such as air around a head, count for nothing.
+STILL = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,13 +178,15 @@ def compare_fields(
     if len(x) < 4:
         raise ValueError(f"compare_fields: there are {len(x)} draws; wanted 4 or more")
     h_std = h.std(0)
-    moving = h_std > 1e-6 * h_std.max()
+    moving = h_std > STILL * h_std.max()
     flat_x, flat_h = x[:, moving], h[:, moving]
     x_blocks, h_blocks = in_blocks(flat_x, draws_block), in_blocks(flat_h, block)
     scale = flat_h.std(0)
 
     both = [_resampled_std(flat_x, draws_block, seed), _resampled_std(flat_h, block, seed + 1)]
-    std = _ratio(torch.arange(int(moving.sum())), flat_x.std(0), scale, *(b[0] for b in both))
+    least = 1e-3 * float(scale.max())  # what never varies in the draws has a logarithm all the same
+    resampled = (b[0].clamp_min(least) for b in both)
+    std = _ratio(torch.arange(int(moving.sum())), flat_x.std(0).clamp_min(least), scale, *resampled)
     pooled = (both[0][1] / both[1][1]).sqrt()
     low, high = percentiles(pooled, 0.95)
     value = float((flat_x.var(0).mean() / flat_h.var(0).mean()).sqrt())
@@ -238,7 +242,7 @@ def _ends(x: Tensor, h: Tensor, training: Tensor | None) -> tuple[tuple[Tensor, 
     """
     middle = (x.mean(0) + h.mean(0)) / 2 if training is None else training.mean(0)
     scale = ((x.var(0) + h.var(0)) / 2).sqrt() if training is None else training.std(0)
-    anomalies = [(s - middle) / scale.clamp_min(1e-12) for s in (x, h)]
+    anomalies = [(s - middle) / scale.clamp_min(STILL * float(scale.max())) for s in (x, h)]
     largest, smallest = ([f(a, 1) for a in anomalies] for f in (torch.amax, torch.amin))
     return (largest[0], largest[1]), (smallest[0], smallest[1])
 
