@@ -64,7 +64,7 @@ SIZES: dict[str, dict[str, Size]] = {
     | {"MMPS": Size(1, 2), "TMPD": Size(1, 5), "PiGDM": Size(1, 4), "DAPS": Size(1, 2), "PnPDM": Size(1, 2)}
     | {"DPS": Size(1, 2), "LGD": Size(1, 2)},
 }
-SIZES["mri-8x"] = SIZES["mri-4x"]
+SIZES["mri-8x"] = SIZES["mri-4x"] | {"DiffPIR": Size(1, 5)}
 
 
 def score(problem: str, trials: Trials, sampler: str) -> dict[str, Any]:
