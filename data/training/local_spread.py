@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 import torch
 import train_galaxies
+from image_priors import FOLDER
 from torch import Tensor
 
 import posterior
-
-FOLDER = Path(__file__).parent.parent / "priors"
 
 
 def galaxies() -> Tensor:
