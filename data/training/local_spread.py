@@ -43,8 +43,9 @@ def main() -> None:
     prior.card = prior.card | {"local_spread": line}
     posterior.save_prior(prior, folder, half=True)
     page = folder / "README.md"
-    before = page.read_text().partition("\n## Local spread")[0].rstrip()
-    page.write_text(f"{before}\n\n## Local spread\n\n{line}.\n")
+    before, _, section = page.read_text().partition("\n## Local spread")
+    _, heading, after = section.partition("\n## ")
+    page.write_text(f"{before.rstrip()}\n\n## Local spread\n\n{line}.\n{heading}{after}")
     print(json.dumps(prior.card["local_spread"]))  # noqa: T201
 
 
