@@ -344,5 +344,5 @@ def test_package_is_lazy_and_complete():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=root)
     assert set(operators.__all__) <= set(dir(operators))
     assert all(callable(getattr(operators, name)) for name in operators.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="No operators attribute nothing"):
         _ = operators.nothing

@@ -187,7 +187,7 @@ class TestCalibrate:
     def test_a_bar_shows_time_left(self, capsys):
         prior, experiment = gaussian_problem()
         calibrate(prior, experiment, lambda like, n, seed: normal(n, 1, 6, seed=seed), trials=3, draws=2, progress=True)
-        assert "trials" in capsys.readouterr().out
+        assert "trials" in capsys.readouterr().err
 
     def test_priors_that_are_drawn_from(self):
         _, experiment = gaussian_problem()
