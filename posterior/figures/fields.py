@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from posterior.figures.style import Scale, plain
+from posterior.figures.style import Scale, plain, words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,9 +135,9 @@ def colour_bar(ax: Axes, drawn: Any, scale: Scale) -> Colorbar:
 
 
 def axis_label(dim: str, coordinate: Any) -> str:
-    """Name and units of an axis."""
-    units = unit_of(coordinate)
-    return f"{plain(dim)} ({units})" if units else plain(dim)
+    """Name and units of an axis; without a coordinate it counts values."""
+    units = "index" if coordinate is None else unit_of(coordinate)
+    return f"{words(dim)} ({units})" if units else words(dim)
 
 
 def unit_of(coordinate: Any) -> str:

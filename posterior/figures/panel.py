@@ -203,7 +203,7 @@ def interval_band(
     draws: Draws,
     level: float | None = None,
     *,
-    color: str = BLUE,
+    color: str | tuple[float, float, float] = BLUE,
     alpha: float = 0.3,
     allow_point_estimate: bool = False,
 ) -> float:

@@ -112,6 +112,19 @@ def plain(text: str) -> str:
     return shown.replace("$", r"\$")
 
 
+def words(name: str) -> str:
+    """A name as people write it, of a variable or an axis."""
+    return plain(name.replace("_", " "))
+
+
+def tint(colour: str, strength: float) -> tuple[float, float, float]:
+    """An opaque colour, ``strength`` of the way from white: laid over each other tints look as they do in a legend."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = (1 + strength * (part - 1) for part in to_rgb(colour))
+    return red, green, blue
+
+
 def unit(units: str) -> str:
     """Units as an axis shows them."""
     return "dimensionless" if units in ("1", "") else plain(units)

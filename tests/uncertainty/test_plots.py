@@ -63,7 +63,9 @@ def test_profile_shows_the_intervals_of_the_line():
     assert (band.min(), band.max()) == pytest.approx((float(lower[0, 1].min()), float(upper[0, 1].max())))
     few = plots.profile(pressure(n=6), "latitude").axes[0]
     assert [t.get_text() for t in few.get_legend().get_texts()][:2] == ["71 % interval", "50 % interval"]
-    assert plots.profile(head()).axes[0].get_ylabel() == "image_magnitude (A m-1)"
+    wide, narrow = (handle.get_facecolor()[0] for handle in ax.collections[:2])
+    assert wide[3] == narrow[3] == 1 and (wide[:3] > narrow[:3])[:2].all()  # as the legend has them
+    assert plots.profile(head()).axes[0].get_ylabel() == "image magnitude (A m-1)"
     with pytest.raises(ValueError, match="no axis 'depth'"):
         plots.profile(draws, "depth")
     with pytest.raises(ValueError, match="index 5 on the axis 'latitude'"):

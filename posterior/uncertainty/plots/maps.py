@@ -23,7 +23,9 @@ from posterior.figures.style import (
     plain,
     ratio,
     sequential,
+    tint,
     unit,
+    words,
 )
 from posterior.uncertainty.maps import PrincipalComponents
 
@@ -172,7 +174,7 @@ def profile(
     wrong = {dim, *(at or {})} - set(draws.dims)
     if wrong:
         raise ValueError(f"profile: there is no axis {min(wrong)!r}; there are {', '.join(draws.dims)}")
-    words, index = [], []
+    places, index = [], []
     for axis, size in zip(draws.dims, draws.event_shape, strict=True):
         if axis == dim:
             index.append(slice(None))
@@ -182,17 +184,18 @@ def profile(
             raise ValueError(f"profile: index {i} on the axis {axis!r}; wanted 0 to {size - 1}")
         index.append(i)
         if size > 1:
-            words.append(_place(axis, i, draws))
+            places.append(_place(axis, i, draws))
     along = draws.map(lambda x: x[(slice(None), *index)], dims=(dim,))
     figure, ax = one_axes(ax, 6.4, 3.4)
     top = (along.n_effective - 1) / (along.n_effective + 1) * 0.999
-    for level in sorted({min(level, top) for level in levels}, reverse=True):
-        interval_band(ax, along, level, alpha=0.25)
+    supported = sorted({min(level, top) for level in levels}, reverse=True)
+    for i, level in enumerate(supported):
+        interval_band(ax, along, level, color=tint(BLUE, 0.6 * (i + 1) / (len(supported) + 0.5)), alpha=1)
     if along.truth is not None:
         line(ax, along, array(along.truth), color="black", linestyle="--", linewidth=1, label="truth")
     line(ax, along, array(along.mean), color=BLUE, linewidth=1.4, label="mean")
-    ax.set_ylabel(f"{plain(draws.name)} ({unit(draws.units)})", fontsize=9)
-    ax.set_title(f"along {plain(dim)}" + (f" at {', '.join(words)}" if words else ""), fontsize=10)
+    ax.set_ylabel(f"{words(draws.name)} ({unit(draws.units)})", fontsize=9)
+    ax.set_title(f"along {plain(dim)}" + (f" at {', '.join(places)}" if places else ""), fontsize=10)
     ax.legend(fontsize=8)
     ax.tick_params(labelsize=8)
     ax.margins(x=0)
