@@ -68,7 +68,7 @@ def reconstruction(
         path: Where to write the figure too.
 
     Other arguments:
-        columns: Panels in a row, where an event is one image; all of them if None.
+        columns: Panels in a row, where an event is one image; if None all, or three where there are more than four.
         allow_point_estimate: Show the scatter of point estimates too.
 
     Returns:
@@ -143,7 +143,8 @@ def _images(draws: Draws, panels: list[_Panel], data: _Panel | None, colours: st
         if data is not None:  # after the truth, and in the first row only
             fields.insert(int(panels[0].title == "truth"), data if row == 0 else None)
         shown.append(fields)
-    if rows == 1 and columns:
+    if rows == 1:
+        columns = columns or (len(shown[0]) if len(shown[0]) <= 4 else 3)
         shown = [shown[0][i : i + columns] for i in range(0, len(shown[0]), columns)]
     where, wide = plane(draws), len(shown[0])
     tall = where.shape_on_paper((draws.event_shape[-2], draws.event_shape[-1]))

@@ -7,6 +7,7 @@ Color universal design, 2008.
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -88,6 +89,20 @@ def _figure_class() -> type[Figure]:
 
     class ShownFigure(Figure):
         """A figure that a notebook shows by itself: without pyplot nobody has told it how."""
+
+        def draw(self, renderer: Any) -> None:
+            """Draw, with one more round of the layout.
+
+            Axes of a fixed aspect are resized by the layout, which changes their ticks and with these the margins that it
+            had reckoned with: after one round labels may be cut off at the edge. Where labels leave no room for another
+            round the first one stands.
+            """
+            engine = self.get_layout_engine()
+            if engine is not None:
+                engine.execute(self)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)
+                super().draw(renderer)
 
         def _repr_png_(self) -> bytes:
             file = io.BytesIO()

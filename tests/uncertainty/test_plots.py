@@ -1,8 +1,12 @@
 """Figures of draws and of what tests of calibration found."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.diagnostics import Toy
@@ -137,3 +141,16 @@ def test_residuals_lie_beside_what_noise_gives():
     ax = plots.residuals(check).axes[0]
     assert "200 data (predictive p = 0.4)" in ax.get_title()
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["of noise alone", "of the draws"]
+
+
+def test_no_label_is_cut_off():
+    """A map whose aspect is fixed, where one round of the layout leaves the labels of latitudes outside."""
+    at = {"latitude": np.linspace(70, 30, 17), "longitude": np.linspace(-70, 10, 33)}
+    coords = {k: xr.DataArray(v, dims=k, attrs={"standard_name": k}) for k, v in at.items()}
+    x = 6 * torch.randn(32, 1, 17, 33, generator=torch.Generator().manual_seed(0))
+    draws = Draws(x, stats(), units="hPa", dims=("channel", *at), coords=coords)
+    figure = plots.field(draws, draws.std, "standard deviation")
+    canvas = FigureCanvasAgg(figure)
+    figure.savefig(io.BytesIO(), dpi=100)
+    box = figure.axes[0].get_tightbbox(canvas.get_renderer())
+    assert box.x0 > 2 and box.y0 > 2 and box.x1 < figure.bbox.width - 2 and box.y1 < figure.bbox.height - 2  # the padding is 4
