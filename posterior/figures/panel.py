@@ -156,7 +156,7 @@ def _images(draws: Draws, panels: list[_Panel], data: _Panel | None, colours: st
         common = np.concatenate([p.values.ravel() for p in channel if p is not None and p.kind == "field"])
         for ax, panel in itertools.zip_longest(axes[row], fields):
             if panel is None:
-                ax.set_axis_off()
+                ax.remove()
             elif data is not None and panel is data:
                 image(ax, data.values, None, _scale(data, data.values, "units of the data", MAGNITUDE), data.title)
             else:
