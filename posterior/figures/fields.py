@@ -135,7 +135,9 @@ def colour_bar(ax: Axes, drawn: Any, scale: Scale) -> Colorbar:
 
 
 def axis_label(dim: str, coordinate: Any) -> str:
-    """Name and units of an axis; without a coordinate it counts values."""
+    """Name and units of an axis; without a coordinate it counts values, and without a name it says nothing."""
+    if not dim:
+        return ""
     units = "index" if coordinate is None else unit_of(coordinate)
     return f"{words(dim)} ({units})" if units else words(dim)
 

@@ -39,7 +39,8 @@ def coverage(
     for colour, one in zip(_colours(several), several, strict=True):
         _curve(ax, one.coverage(levels, band), colour, one, alone=len(several) == 1)
     ax.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--", label="calibrated")
-    _finish(ax, "nominal coverage", "share of truths inside", "coverage of central intervals", several)
+    p_value = several[0].coverage_p_value()
+    _finish(ax, "nominal coverage", "share of truths inside", "coverage of central intervals", several, p_value=p_value)
     return figure
 
 
@@ -138,15 +139,17 @@ def _curve(ax: Axes, curve: Curve, colour: str, ranks: Ranks, *, alone: bool, di
     ax.plot(at, values, color=colour, linewidth=1.4, marker="o" if len(at) < 25 else "", markersize=3, label=name)
 
 
-def _finish(ax: Axes, x: str, y: str, title: str, several: list[Ranks], *, square: bool = True) -> None:
+def _finish(
+    ax: Axes, x: str, y: str, title: str, several: list[Ranks], *, square: bool = True, p_value: float | None = None
+) -> None:
     ax.set_xlabel(x, fontsize=9)
     ax.set_ylabel(y, fontsize=9)
     ax.set_xlim(0, 1)
     if square:
         ax.set_ylim(0, 1)
     if len(several) == 1:
-        n = len(several[0].values)
-        title = f"{title} ({n} trials, p = {several[0].p_value:.2g})"
+        n, p_value = len(several[0].values), several[0].p_value if p_value is None else p_value
+        title = f"{title} ({n} trials, p = {p_value:.2g})"
     ax.set_title(title, fontsize=10)
     ax.tick_params(labelsize=8)
     ax.legend(fontsize=8, frameon=False)
