@@ -23,6 +23,7 @@ from .likelihoods import (
 )
 from .priors.analytic import GaussianPrior as GaussianPrior
 from .priors.base import Prior as Prior
+from .priors.coarse import CoarseDenoiser as CoarseDenoiser
 from .priors.conditioning import Condition as Condition
 from .priors.empirical import EmpiricalPrior as EmpiricalPrior
 from .priors.latent import LatentPrior as LatentPrior

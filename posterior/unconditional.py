@@ -39,7 +39,7 @@ def sample_prior(
         prior: The prior.
         sampler: Any sampler of posteriors; where None the probability-flow ODE by DPM-Solver++(2M), ``steps`` levels
             equally spaced in log sigma and as many network calls a draw, from the reference Gaussian noised to the
-            prior's sigma_max.
+            prior's `sigma_top`.
         draws: How many.
         seed: See `posterior.sample`; draw i of a seed is the same at any batch size.
 
@@ -71,7 +71,7 @@ def sample_prior(
     made = sample(
         prior,
         nothing,
-        sampler or Guided(Unguided(), DPMSolver2M(), steps, LogUniform()),
+        sampler or Guided(Unguided(), DPMSolver2M(), steps, LogUniform(), prior.sigma_top),
         draws=draws,
         seed=seed,
         batch_size=batch_size,

@@ -73,7 +73,8 @@ class Prior(ABC):
         units: Units of the physical field, "1" where it has none.
         rms: Root-mean-square deviation of one standardised coordinate, about 1 for trained priors.
         sigma_min: Noise level below which x and D(x, sigma) are taken to agree.
-        sigma_max: Noise level at which the noised prior is Gaussian for all purposes.
+        sigma_max: Noise level that posteriors start from: the noised prior is Gaussian but for the few directions that vary
+            more than it, which data know.
         reference: The reference Gaussian, or None.
         labels: Name, axes and coordinates of the field, which draws come back with, or None.
         climatology: The mean of the field on a given date, physical units, or None where it does not depend on it.
@@ -98,6 +99,11 @@ class Prior(ABC):
     local_spread: LocalSpread | None = None
     name: str = "prior"
     calls: int = 1
+
+    @property
+    def sigma_top(self) -> float:
+        """Noise level that draws without data start from: the noised prior is Gaussian in all directions."""
+        return self.sigma_max
 
     @abstractmethod
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:

@@ -2,7 +2,8 @@
 
 ``unet/`` holds config.json and diffusion_pytorch_model.safetensors as diffusers writes them. Our folders add
 ``posterior.json`` (parameterisation, coordinates, units, card) and ``tables.safetensors``, and keep diffusers'
-``scheduler/`` where it has one for the parameterisation. Nothing is ever unpickled.
+``scheduler/`` where it has one for the parameterisation; ``coarse/`` is the folder of a prior of coarse images, where
+there is one. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 from posterior._resources import resource
 from posterior.priors.base import Affine
+from posterior.priors.coarse import CoarseDenoiser
 from posterior.priors.conditioning import Condition
 from posterior.priors.folders import WEIGHTS, load_folder, read_network, write_scheduler
 from posterior.priors.layouts.base import Layout
@@ -184,6 +186,9 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
         **settings,
         "card": prior.card,
     }
+    if prior.coarse is not None:
+        save_prior(prior.coarse.prior, target / "coarse", half=half)
+        config["coarse"] = {"factor": prior.coarse.factor, "above": prior.coarse.above}
     (target / "posterior.json").write_text(json.dumps(config, indent=2) + "\n")
     write_scheduler(target, prior.parameterisation)
 
@@ -223,6 +228,7 @@ def _load_ours(folder: Path) -> NetworkPrior:
         parameterisation,
         event_shape,
         affine=affine,
+        coarse=_read_coarse(folder, config),
         units=config["units"],
         reference=reference,
         rms=rms,
@@ -235,6 +241,22 @@ def _load_ours(folder: Path) -> NetworkPrior:
     )
     prior.spread, prior.local_spread = spread, local
     return prior
+
+
+def _read_coarse(folder: Path, config: dict[str, Any]) -> CoarseDenoiser | None:
+    """What denoises coarse images in the network's place at high noise, where there is one."""
+    about = config.get("coarse")
+    if about is None:
+        return None
+    if not (folder / "coarse" / "posterior.json").exists():
+        raise FileNotFoundError(f"{folder} is not a prior: coarse/posterior.json is missing")
+    prior = _load_ours(folder / "coarse")
+    if (prior.event_shape[0], prior.coarse) != (config["event_shape"][0], None):
+        raise ValueError(f"{folder / 'coarse'}: {prior.event_shape[0]} channels; wanted a prior as the one it belongs to")
+    try:
+        return CoarseDenoiser(prior, about["factor"], float(about["above"]))
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder / 'posterior.json'} is not understood: {error}") from error
 
 
 def _event_shape(sizes: Any) -> tuple[int, int | None, int | None]:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posterior.priors.base import Affine, Prior
+from posterior.priors.base import Affine, Prior, column
 from posterior.priors.climatology import Climatology
+from posterior.priors.coarse import CoarseDenoiser
 from posterior.priors.labels import Labels
 from posterior.priors.parameterisations import Parameterisation
 from posterior.priors.reference import Reference
@@ -33,6 +34,7 @@ class NetworkPrior(Prior):
         sigma_range: Noise levels the network was trained for; the parameterisation's own where None.
         labels: Name, axes and coordinates of the field; behind its mask the prior is 0 in standardised coordinates.
         climatology: The mean of the field on a given date, for `Prior.on`.
+        coarse: What denoises above a noise level in the network's place; needs a reference.
         multiple: Image sides are zero-padded to a multiple of this before the network sees them and cut back after,
             since a U-Net halves its input several times. 1 where padding is never needed.
         name: What errors call this prior.
@@ -52,6 +54,7 @@ class NetworkPrior(Prior):
         sigma_range: tuple[float, float] | None = None,
         labels: Labels | None = None,
         climatology: Climatology | None = None,
+        coarse: CoarseDenoiser | None = None,
         multiple: int = 1,
         name: str = "network",
         card: dict[str, Any] | None = None,
@@ -66,21 +69,37 @@ class NetworkPrior(Prior):
         self.sigma_min, self.sigma_max = sigma_range or parameterisation.range()
         self.labels = labels
         self.climatology = climatology
+        if coarse is not None and reference is None:
+            raise ValueError(f"prior '{name}': a coarse denoiser needs a reference Gaussian for the frequencies it leaves out")
         if labels is not None:
             labels.check(event_shape)
         self._mask = None if labels is None else labels.mask
         self.multiple = multiple
         self.name = name
         self.calls = int(getattr(network, "calls", 1))
+        self.coarse = coarse
         self.card = dict(card or {})
+
+    @property
+    def sigma_top(self) -> float:
+        """See `Prior.sigma_top`."""
+        return self.sigma_max if self.coarse is None else max(self.sigma_max, self.coarse.sigma_max)
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """See `Prior.denoise`."""
         s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1).expand(x.shape[0])
         if self._mask is None:
-            return self.parameterisation.denoise(self._call, x, s)
+            return self._denoise(x, s)
         mask = self._mask.to(x)
-        return mask * self.parameterisation.denoise(self._call, mask * x, s)
+        return mask * self._denoise(mask * x, s)
+
+    def _denoise(self, x: Tensor, s: Tensor) -> Tensor:
+        if self.coarse is None or self.reference is None or not bool((s > self.coarse.above).any()):
+            return self.parameterisation.denoise(self._call, x, s)
+        coarse, high = self.coarse.denoise(x, s, self.reference), s > self.coarse.above
+        if bool(high.all()):
+            return coarse
+        return torch.where(column(high, x).bool(), coarse, self.parameterisation.denoise(self._call, x, s))
 
     def _call(self, inputs: Tensor, time: Tensor) -> Tensor:
         h, w = inputs.shape[-2:]
