@@ -83,7 +83,7 @@ def _tune(a: argparse.Namespace) -> None:
             continue
         for cell in benchmark.cells(benchmark.name):
             if not a.cells or cell in a.cells:
-                tune(benchmark.name, cell, a.methods)
+                tune(benchmark.name, cell, a.methods, a.settings)
 
 
 def _chosen(a: argparse.Namespace) -> Iterator[tuple[Benchmark, tuple[str, ...]]]:
@@ -121,7 +121,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("suites", nargs="*", metavar="SUITE", help=f"some of {', '.join(BENCHMARKS)}; all where not given")
         sub.add_argument("--methods", nargs="+", metavar="NAME", help="all where not given")
         sub.add_argument("--cells", nargs="+", metavar="CELL", help="kinds of problem, all where not given")
-    run.add_argument("--settings", nargs="+", metavar="SETTING", help='such as "default" and "tuned"; all where not given')
+        words = 'such as "default", "tuned" and "equal calls"; all where not given'
+        sub.add_argument("--settings", nargs="+", metavar="SETTING", help=words)
     run.add_argument("--problems", type=int, help="problems of each cell, for every method")
     run.add_argument("--draws", type=int, help="draws of each method")
     size = run.add_mutually_exclusive_group()

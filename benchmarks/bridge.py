@@ -23,11 +23,11 @@ import posterior
 from benchmarks.exact.scores import scores
 from benchmarks.exact.suites import SUITES, build_case
 from benchmarks.fields import blur
+from benchmarks.fields.brains import colin27
 from benchmarks.fields.cases import DEVELOPMENT
 from benchmarks.fields.gridded import gridded
 from benchmarks.fields.scores import Outcome, scores as judged
 from benchmarks.harness.markdown import fill, markdown
-from benchmarks.mri import colin27
 from benchmarks.problems.random_field import OPERATORS, random_field
 from posterior._memory import keep_large_blocks
 from posterior.recipes import downscale as recipe

@@ -156,7 +156,7 @@ ABOUT = {
     "mri-4x": "## MRI, 4x\n\nMagnitude inside the head; crops of 48 x 48 mm of colin27 (held out of all training) at random "
     "places, orientations and phases; 8 coils and noise of 2 % of the brightest tissue, both known; prior `brain-mri`. CRPS in "
     "units of the brightest tissue. The prior's reference Gaussian is that of whole slices with the air around them, of which "
-    "these crops are no fair sample; for the coverage of whole slices see [the reconstructions](results-mri.md).",
+    "these crops are no fair sample; for the coverage of whole slices see [the reconstructions](results-benchmarks.md).",
     "mri-8x": "## MRI, 8x\n\nAs above, with half as many lines.",
     "pressure-stations": "## Pressure from stations\n\nDays of 2009 in random order (trained on 2001 to 2008), 30 stations at "
     "new random places each time, errors of 1 hPa; prior `slp-north-atlantic`. CRPS in hPa.",

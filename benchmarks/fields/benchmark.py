@@ -16,7 +16,7 @@ from benchmarks.harness.source import revision, weights
 from benchmarks.harness.table import Layout, Row, first_line, number
 from posterior._resources import resource
 
-LAYOUT = Layout(SCORES, cost=("nfe", "vjps", "seconds", "memory"), later=("stlpips",))
+LAYOUT = Layout(SCORES, cost=("nfe", "vjps", "seconds", "memory"), later=("psnr_all", "stlpips"))
 DIGITS = 10  # so that rows of the same seeds can be held to 1e-6 of each other
 
 
@@ -54,6 +54,10 @@ class Fields(Benchmark):
     def revision(self, method: Method, suite: str, cell: str) -> str:
         prior = self.suite.priors[cell]
         return f"{revision(method.name in known.SAMPLED)}, {prior} {weights(resource(f'priors/{prior}'))}"
+
+    def stale(self, row: Row) -> bool:
+        """Also where other settings have been chosen since."""
+        return super().stale(row) or known.settled_otherwise(row, self.suite)
 
     def measure(self, method: Method, case: Case, settings: dict[str, Any] | None = None) -> Row:
         row = LAYOUT.blank((case.suite, case.cell, str(case.problem), method.name, method.setting), case.draws)

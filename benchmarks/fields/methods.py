@@ -18,6 +18,7 @@ import posterior
 from benchmarks.fields.cases import Case, Suite
 from benchmarks.fields.scores import Outcome
 from benchmarks.harness.runner import Method
+from benchmarks.harness.table import Row
 from posterior.draws import Draws
 
 HERE = Path(__file__).parent
@@ -31,10 +32,13 @@ PEERS = {
 }
 SAMPLED = (*OURS, "exact Gaussian", "optimal interpolation, 3D-Var")  # what our samplers, or their solvers, have a part in
 MOST_TRIED = 5  # settings tried of one method on one kind of problem, the default among them
-TUNED_AS = {("mri", "whole, 4x"): "4x", ("mri", "real k-space"): "4x"}  # too large to try settings on
+# Too large to try settings of samplers on, so that these take what was chosen on another cell.
+TUNED_AS = {("mri", "whole, 4x"): "4x", ("mri", "real k-space"): "4x"}
+EQUAL = "equal calls"  # setting of a peer that makes as many network calls a draw as our default, or fewer
 # Methods without a backward pass and with at most a hundred network calls a draw; all others are given fewer problems.
 CHEAP = ("GaussianBridge", "DiffPIR", "DDNM", "DDRM", "deepinv DiffPIR", "deepinv DDRM", "azula DiffPIR")
-# Other budgets than the default, for the curves of accuracy against time; the first is that of quick runs.
+# Other budgets than the default, for the curves of accuracy against time; the first is that of quick runs, of ours and of
+# methods without an entry in `AS_MANY`.
 BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
     "GaussianBridge": {f"{n} steps": {"steps": n} for n in (4, 2, 20, 40)},
     "DiffPIR": {f"{n} steps": {"steps": n} for n in (10, 30)},
@@ -49,6 +53,19 @@ BUDGETS |= {
     f"deepinv {name}": {"30 steps": {"steps": 30}}
     for name in ("DiffusionDPS", "PiGDM", "MomentMatching", "ALD", "ScoreSDE", "ILVR")
 }
+CALLS = posterior.GaussianBridge().steps  # of our default, a draw
+# How each peer is told so; a fidelity that calls the denoiser itself doubles the calls of a step. ULA is one long chain.
+AS_MANY: dict[str, dict[str, Any]] = {
+    "deepinv DPS": {"num_steps": CALLS},
+    "deepinv DiffPIR": {"max_iter": CALLS},
+    **{f"deepinv {name}": {"steps": CALLS} for name in ("DDRM", "DiffusionDPS", "ALD", "ScoreSDE", "ILVR")},
+    **{f"deepinv {name}": {"steps": CALLS // 2} for name in ("PiGDM", "MomentMatching")},
+    **{f"azula {name}": {"steps": CALLS} for name in PEERS["azula"]},
+}
+for _name, _settings in AS_MANY.items():
+    BUDGETS[_name] = {EQUAL: _settings} | BUDGETS.get(_name, {})
+# Peers that have a part even in cells where none can be afforded at its defaults, with as many calls as ours.
+RIVALS = ("azula MMPS", "azula DiffPIR", "deepinv DiffPIR")
 
 
 def library(method: Method) -> str | None:
@@ -71,7 +88,7 @@ def listed(suite: Suite) -> list[Method]:
 
 def shortest(suite: Suite) -> list[Method]:
     """Every method once, at its smallest budget: what a quick run is made of."""
-    first = {name: next(iter(budgets)) for name, budgets in BUDGETS.items()}
+    first = {name: next(iter(budgets)) for name, budgets in BUDGETS.items()} | {DEFAULT: "default"}  # short as it is
     wanted = {m.name: m for m in listed(suite) if m.setting == first.get(m.name, m.setting)}
     return list(wanted.values())
 
@@ -82,31 +99,45 @@ def problems_of(method: Method, suite: Suite, cell: str) -> int:
         return suite.problems[cell]
     if method.setting == "tuned" and not chosen(suite.name, cell, method.name):
         return 0  # never tuned, or no better than the default
+    if method.setting == EQUAL:
+        return suite.problems[cell] if suite.few[cell] or method.name in RIVALS else 0
     if method.setting in BUDGETS.get(method.name, {}):
         return suite.few[cell]
-    # Where peers cannot be afforded at all, of ours the default alone runs.
+    # Where peers cannot be afforded at their defaults, of ours the default alone runs.
     every = method.name == DEFAULT and method.setting == "default"
     return suite.problems[cell] if every or (method.name in CHEAP and suite.few[cell]) else suite.few[cell]
 
 
 def chosen(suite: str, cell: str, name: str) -> dict[str, Any] | None:
-    """The tuned settings; None where there are none. Cells of `TUNED_AS` take those of another."""
+    """The tuned settings; None where there are none. In cells of `TUNED_AS` samplers take those of another cell."""
     if not TUNED.exists():
         return None
-    cell = TUNED_AS.get((suite, cell), cell)
-    return json.loads(TUNED.read_text()).get(suite, {}).get(cell, {}).get(name, {}).get("chosen")
+    found = json.loads(TUNED.read_text()).get(suite, {})
+    entry = found.get(cell, {}).get(name) or found.get(TUNED_AS.get((suite, cell), cell), {}).get(name, {})
+    return entry.get("chosen")
 
 
-def settings_of(method: Method, case: Case) -> dict[str, Any]:
+def settings_of(method: Method, suite: str, cell: str) -> dict[str, Any]:
     """Keyword arguments."""
     if method.setting == "tuned":
-        return chosen(case.suite, case.cell, method.name) or {}
+        return chosen(suite, cell, method.name) or {}
+    if method.setting == EQUAL:
+        return chosen(suite, cell, f"{method.name}, {EQUAL}") or AS_MANY[method.name]
     return BUDGETS.get(method.name, {}).get(method.setting, {})
+
+
+def settled_otherwise(row: Row, suite: Suite) -> bool:
+    """Whether a row of a tuned method was made with other settings than those that are chosen by now."""
+    method = Method(row["method"], row["setting"])
+    if row["status"] != "ok" or method.setting not in ("tuned", EQUAL) or method.name in OURS:
+        return False
+    start = suite.classical[method.name].start if method.name in suite.classical else {}
+    return json.loads(row["settings"]) != {**start, **settings_of(method, suite.name, row["cell"])}
 
 
 def run(method: Method, case: Case, suite: Suite, settings: dict[str, Any] | None = None) -> Outcome:
     """All that one method makes of a problem, seeded by the problem's number."""
-    settings = settings_of(method, case) if settings is None else settings
+    settings = settings_of(method, case.suite, case.cell) if settings is None else settings
     if method.name not in (*CHEAP, *suite.classical):
         case = replace(case, draws=min(case.draws, suite.few_draws))
     with _meter() as used:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,8 +12,8 @@ import posterior
 from benchmarks.fields.brains import SPAN, brain_crop, colin27, magnitude
 from benchmarks.fields.cases import DEVELOPMENT, Case, Suite, Withheld
 from benchmarks.fields.classical.mri import MRI
-from operators import birdcage_maps
-from posterior.io.kspace import read_kspace
+from operators import birdcage_maps, noise_covariance
+from posterior.io.kspace import KSpace, read_kspace
 from posterior.io.registry import fetch
 from posterior.recipes.mri.heldout import withhold
 from posterior.recipes.mri.prepare import prepare
@@ -19,7 +21,7 @@ from posterior.recipes.mri.problem import MRIProblem
 from posterior.recipes.mri.results import head_mask
 from posterior.recipes.mri.simulation import demo_image, simulate, smooth_phase
 
-SIDE, QUICK_SIDE, COILS = 48, 24, 8
+SIDE, QUICK_SIDE, QUICK_WHOLE, COILS = 48, 24, 112, 8
 CELLS = {
     "4x": "Crops of 48 x 48 mm, 4x undersampled along one axis, maps and noise level known",
     "8x": "The same, 8x",
@@ -33,13 +35,15 @@ def build(cell: str, problem: int, quick: bool, draws: int) -> Case:
     withheld = None
     if cell == "real k-space":
         # the one file there is; development problems withhold other samples
-        given, held = withhold(prepare(read_kspace(fetch("mri-cartesian-kspace"))), seed=problem)
+        kspace = read_kspace(fetch("mri-cartesian-kspace"))
+        given, held = withhold(_coarse(kspace) if quick else prepare(kspace), seed=problem)
         withheld = _withheld(held.problem)
     elif cell == "whole, 4x":
         tuning = problem >= DEVELOPMENT
         image = demo_image() if tuning else colin27(problem)
         if quick:
-            image = image[64:192, 64:192].contiguous()
+            low = (len(image) - QUICK_WHOLE) // 2
+            image = image[low : low + QUICK_WHOLE, low : low + QUICK_WHOLE].contiguous()
         given = prepare(simulate(image, seed=problem, source="bundled slice" if tuning else f"colin27 {problem}"))
     else:
         given = crop(brain_crop(problem, QUICK_SIDE if quick else SIDE), float(cell.removesuffix("x")), problem)
@@ -77,6 +81,14 @@ def complex_truth(problem: MRIProblem, seed: int) -> Tensor:
     assert problem.truth is not None
     angle = torch.from_numpy(smooth_phase(problem.event_shape[1:], np.random.default_rng(seed)))
     return torch.stack([problem.truth * angle.cos(), problem.truth * angle.sin()]).float()
+
+
+def _coarse(kspace: KSpace) -> MRIProblem:
+    """The middle half of k-space along both axes, the same slice on coarser pixels; its noise is that of all of k-space."""
+    noise = noise_covariance(kspace.data, kspace.mask)
+    rows, columns = (slice(n // 4, n // 4 + n // 2) for n in kspace.mask.shape)
+    data, mask = kspace.data[:, rows, columns].contiguous(), kspace.mask[rows, columns].contiguous()
+    return prepare(replace(kspace, data=data, mask=mask), noise=noise)
 
 
 def _withheld(held: MRIProblem) -> Withheld:

@@ -20,7 +20,7 @@ from posterior.uncertainty.trials import Trial
 LEVELS = (50, 80, 90, 95)
 POINT_DRAWS = 8  # whose mean is the point estimate of every method that draws, so that none gains by making more
 SCORES = (
-    *("psnr", "ssim", "stlpips", "nrmse", "chi2", "crps", "energy"),
+    *("psnr", "psnr_all", "ssim", "stlpips", "nrmse", "chi2", "crps", "energy"),
     *(f"cov{level}" for level in LEVELS),
     *("spread_skill", "ause", "spectrum", "held_chi2", "held_cov90"),
 )
@@ -57,7 +57,8 @@ def scores(out: Outcome, case: Case) -> dict[str, float]:
     """All `SCORES`; NaN where one has no meaning.
 
     psnr          peak signal-to-noise ratio of the point estimate in dB; the peak is the range of the truth where it is judged
-    ssim          structural similarity of the same (Wang et al. 2004: Gaussian windows of 1.5 pixels)
+    psnr_all      the same of the mean of all draws, however many the method made
+    ssim          structural similarity of the point estimate (Wang et al. 2004: Gaussian windows of 1.5 pixels)
     stlpips       perceptual distance of the same, of images only: see `perceptual_distance`
     nrmse         its root-mean-square error over the standard deviation of the truth
     chi2          mean over draws of ||y - A x||^2 / (m sigma^2)
@@ -80,7 +81,9 @@ def scores(out: Outcome, case: Case) -> dict[str, float]:
     inside = torch.ones_like(truth, dtype=torch.bool) if case.inside is None else case.inside
     t, x = truth[inside], image[inside]
     rmse, peak = float((x - t).square().mean().sqrt()), float(t.max() - t.min())
+    whole = case.view(point_estimate(out, len(out.samples))[None])[0].double()[inside]
     found |= {"psnr": 20 * math.log10(peak / rmse), "nrmse": rmse / float(t.std(correction=0))}
+    found["psnr_all"] = 20 * math.log10(peak / float((whole - t).square().mean().sqrt()))
     found["ssim"] = _ssim(image * inside, truth * inside, inside, peak)
     if case.picture:
         found["stlpips"] = perceptual_distance((image * inside)[0], (truth * inside)[0])
@@ -91,13 +94,13 @@ def scores(out: Outcome, case: Case) -> dict[str, float]:
     return found | _uncertainty(fields[:, inside], t, out.weights)
 
 
-def point_estimate(out: Outcome) -> Tensor:
-    """One field (*event): the mean as far as the method knows it."""
+def point_estimate(out: Outcome, draws: int = POINT_DRAWS) -> Tensor:
+    """One field (*event): the mean as far as the method knows it, of its first ``draws`` where these are all it has."""
     if out.mean is not None:
         return out.mean
     if out.weights is not None:
         return torch.tensordot(out.weights.to(out.samples), out.samples, 1)
-    return out.samples[:POINT_DRAWS].mean(0)
+    return out.samples[:draws].mean(0)
 
 
 def _uncertainty(draws: Tensor, truth: Tensor, weights: Tensor | None) -> dict[str, float]:

@@ -163,10 +163,13 @@ def _diffpir(problem: PeerProblem, draws: int, seed: int, unit: bool, **settings
     return sampler(problem.y.float().expand(draws, -1), physics(problem))
 
 
-def _ddrm(problem: PeerProblem, draws: int, seed: int, unit: bool, geometric: bool = False, eta: float = 0.85) -> Tensor:
+def _ddrm(
+    problem: PeerProblem, draws: int, seed: int, unit: bool, geometric: bool = False, eta: float = 0.85, steps: int = 100
+) -> Tensor:
     import deepinv
 
-    sigmas = np.geomspace(1, 1e-3, 100) if geometric else None
+    # without a grid of its own the library takes 100 levels, linear from 1 to 0
+    sigmas = np.geomspace(1, 1e-3, steps) if geometric else None if steps == 100 else np.linspace(1, 0, steps)
     sampler = deepinv.sampling.DDRM(Denoiser(problem), sigmas=sigmas, eta=eta)
     operator, y = decomposed(problem)
     return sampler(y.expand(draws, -1), operator)

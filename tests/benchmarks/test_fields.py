@@ -14,10 +14,24 @@ from benchmarks.fields.benchmark import BENCHMARKS, LAYOUT
 from benchmarks.fields.brains import brain_crop
 from benchmarks.fields.cases import Case
 from benchmarks.fields.classical.gaussian import exact_gaussian
+from benchmarks.fields.compare import at_equal_calls, claim_lines, lead, mri_claim, score_of, within_calls
 from benchmarks.fields.gridded import held_out
 from benchmarks.fields.html import html_page
 from benchmarks.fields.maps import FOLDER, maps_path, read_maps
-from benchmarks.fields.methods import BUDGETS, CHEAP, GRIDS, MOST_TRIED, OURS, PEERS, chosen, listed, run
+from benchmarks.fields.methods import (
+    AS_MANY,
+    BUDGETS,
+    CALLS,
+    CHEAP,
+    EQUAL,
+    GRIDS,
+    MOST_TRIED,
+    OURS,
+    PEERS,
+    chosen,
+    listed,
+    run,
+)
 from benchmarks.fields.perceptual import perceptual_distance
 from benchmarks.fields.report import DEFAULT, read_rows, results_page
 from benchmarks.fields.scores import LEVELS, SCORES, Outcome, scores
@@ -81,6 +95,11 @@ class TestScores:
         assert found["psnr"] == pytest.approx(
             20 * math.log10(float(case.truth.max() - case.truth.min()) / float(off.square().mean().sqrt()))
         )
+
+    def test_the_mean_of_all_draws_has_its_own_figure(self, case, exact):
+        draws = exact.sample(40, seed=5)
+        few, many = scores(outcome(draws[:8]), case), scores(outcome(draws), case)
+        assert few["psnr"] == many["psnr"] == few["psnr_all"] < many["psnr_all"]
 
     def test_only_what_is_inside_counts(self, case, exact):
         inside = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
@@ -169,6 +188,13 @@ class TestMethods:
         assert set(grids) == names | {DEFAULT}
         assert max(len(candidates(grid)) for grid in grids.values()) <= MOST_TRIED
         assert set(BUDGETS) <= names | set(OURS) and set(CHEAP) <= names | set(OURS)
+        assert set(AS_MANY) == names - {"deepinv ULA"}
+
+    @pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch, as azula is imported
+    @pytest.mark.parametrize("name", list(AS_MANY))
+    def test_no_peer_makes_more_calls_than_ours_when_they_are_to_be_equal(self, case, name):
+        made = run(Method(name, EQUAL), replace(case, draws=4), replace(BENCHMARKS["mri"].suite, few_draws=4))
+        assert 0.5 * CALLS <= made.nfe <= CALLS
 
     @pytest.mark.parametrize("name", list(BENCHMARKS))
     def test_nobody_is_tuned_more_than_the_others(self, name):
@@ -181,6 +207,50 @@ class TestMethods:
     def test_a_baseline_called_tuned_was_tuned(self, name):
         rows = [r for r in read_rows(FIELDS_RESULTS).get(name, []) if r["setting"] == "tuned" and r["status"] == "ok"]
         assert rows and all(chosen(name, r["cell"], r["method"]) for r in rows)
+
+
+def lines(method, setting, psnr, nfe=10.0, **more):
+    """Rows of one method on problems 0, 1, ..."""
+    blank = LAYOUT.blank(("mri", "4x", "0", method, setting), 20)
+    figures = [{"psnr": str(v), "psnr_all": str(v + 0.5), "crps": str(1 / v), "nfe": str(nfe)} for v in psnr]
+    return [blank | f | {"problem": str(i), "status": "ok"} | more for i, f in enumerate(figures)]
+
+
+class TestCompare:
+    """What the page says of rows that are made up."""
+
+    rows = [
+        *lines(DEFAULT, "default", (30.0, 31.0, 32.0), cov90="0.92"),
+        *lines("L1-wavelet", "tuned", (27.4, 28.4, 29.4), 0, point="yes", psnr_all="", crps="1"),
+        *lines("azula MMPS", "default", (35.0, 36.0, 37.0), 64),
+        *lines("azula MMPS", EQUAL, (28.5, 29.5, 30.5)),
+        *lines("deepinv DiffPIR", EQUAL, (20.0, 20.0, 20.0)),
+        *lines("deepinv DPS", EQUAL, (29.5,), 10.5),
+    ]
+
+    def test_only_peers_with_as_many_calls_are_compared_at_equal_calls(self):
+        assert within_calls(self.rows) == [("azula MMPS", EQUAL), ("deepinv DiffPIR", EQUAL)]
+        table = at_equal_calls({"mri": self.rows})
+        assert len(table) == 3 and table[2].startswith("| mri | 4x | 10 | 2 |")
+        assert "31.00, 29.50 of azula MMPS, equal calls: leads, 3 problems" in table[2]
+
+    def test_the_claim_of_mri_is_said_in_words_and_in_json(self):
+        words, _, line = claim_lines(mri_claim(self.rows, "4x"))
+        claim = json.loads(line.strip("`"))
+        assert claim["over_l1"]["dB"] == 2.6 and claim["over_l1_all_draws"]["dB"] == 3.1
+        assert (claim["best_peer_at_equal_calls"], claim["over_best_peer"]["dB"]) == ("azula MMPS, equal calls", 1.5)
+        assert claim["met"] == {"over_l1": True, "over_best_peer": True, "coverage90": True}
+        assert words.count(": met") == 3 and "missed" not in words
+        worse = [r | {"psnr": "29.5", "psnr_all": "29.5", "cov90": "0.95"} if r["method"] == DEFAULT else r for r in self.rows]
+        assert claim_lines(mri_claim(worse, "4x"))[0].count("**missed**") == 3
+        assert mri_claim(self.rows, "8x") is None
+
+    def test_without_a_truth_withheld_data_decide(self):
+        rows = [r | {"crps": "", "psnr": "", "psnr_all": "", "held_chi2": r["crps"]} for r in self.rows]
+        assert score_of(rows) == "held_chi2" and score_of(self.rows) == "crps"
+        assert mri_claim(rows, "4x") is None
+        assert "of azula MMPS: **loses**" in lead(rows, "held_chi2", 4)
+        assert lead(rows, "psnr", 2) == ""
 
 
 class TestRun:
@@ -201,6 +271,24 @@ class TestRun:
         assert "mri: 0 rows computed" in capsys.readouterr().out
         page = (tmp_path / "a" / "results.md").read_text()
         assert f"| {DEFAULT} | 1 | 4 |" in page and "| SENSE-CG (point) | 1 |  |" in page
+
+    def test_measured_k_space_is_judged_by_what_was_withheld(self, data_file):
+        data_file("mri-cartesian-kspace")
+        benchmark = BENCHMARKS["mri"]
+        case = benchmark.build("mri", "real k-space", 0, quick=True)
+        assert case.truth is None and case.withheld is not None
+        found = scores(run(Method("SENSE-CG"), case, benchmark.suite), case)
+        assert 0.5 < found["chi2"] < 1.5 < found["held_chi2"] < 100
+        assert all(math.isnan(found[k]) for k in ("psnr", "psnr_all", "crps", "held_cov90"))
+
+    def test_a_row_with_settings_of_before_is_out_of_date(self):
+        benchmark = BENCHMARKS["mri"]
+        method = Method("L1-wavelet", "tuned")
+        now = chosen("mri", "4x", "L1-wavelet")
+        row = LAYOUT.blank(("mri", "4x", "0", method.name, method.setting), 1) | {"status": "ok", "settings": json.dumps(now)}
+        row["revision"] = benchmark.revision(method, "mri", "4x")
+        assert not benchmark.stale(row)
+        assert benchmark.stale(row | {"settings": json.dumps({"weight": 7.0})})
 
     def test_what_cannot_run_is_said(self):
         benchmark = BENCHMARKS["mri"]

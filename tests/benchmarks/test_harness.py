@@ -91,6 +91,26 @@ class TestSource:
         assert run_plan(replace(plan, renew=True), path, workers=1, progress=False) == 1
         assert not any(map(benchmark.stale, benchmark.layout.read(path)))
 
+    def test_a_killed_run_goes_on_with_what_is_missing(self, tmp_path):
+        """Rows that were done are kept, a half-written line is no row, and nothing is computed twice."""
+        path, measured = tmp_path / "rows.csv", []
+
+        class Killed(Counted):
+            def measure(self, method, case, settings=None):
+                measured.append(case)
+                if len(measured) == 2:
+                    raise KeyboardInterrupt
+                return super().measure(method, case, settings)
+
+        benchmark = Killed()
+        plan = Plan(benchmark, tuple(benchmark.methods()), benchmark.suites)
+        with pytest.raises(KeyboardInterrupt):
+            run_plan(plan, path, workers=1, progress=False)
+        path.write_text(path.read_text() + "suite,cell,1,meth")
+        assert run_plan(plan, path, workers=1, progress=False) == 1
+        assert measured == [0, 1, 1]
+        assert [r["score"] for r in benchmark.layout.read(path)] == ["0", "1"]
+
 
 class Counted(Benchmark):
     """Two problems that cost nothing."""

@@ -26,7 +26,7 @@ MRI = {
     "SENSE-CG": Classical(lambda case: _on_support(case, sense_cg(case.facts["problem"]))),
     "L1-wavelet": Classical(
         lambda case, weight: _on_support(case, l1_wavelet(case.facts["problem"], weight)),
-        {"weight": [0.001, 0.002, 0.004, 0.008]},
+        {"weight": [0.001, 0.002, 0.004, 0.008, 0.016]},
         {"weight": 0.006},
     ),
     "TV": TV,

@@ -1,0 +1,190 @@
+"""Our default sampler against every other method, problem by problem."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from benchmarks.fields.methods import DEFAULT, OURS, PEERS
+from benchmarks.harness.markdown import cell, groups, label, markdown, mean
+from benchmarks.harness.statistics import Paired, paired
+from benchmarks.harness.table import Row
+
+Key = tuple[str, str]  # method and setting
+SCORES = {"crps": "CRPS", "held_chi2": "withheld chi2"}  # what a cell is judged by, and what where no truth is known
+OVER_L1, OVER_PEER, NEAR = 3.0, 1.0, 0.03  # dB, dB and share of pixels that MRI 4x was to show
+
+
+def score_of(rows: list[Row]) -> str:
+    """The column that a cell is judged by."""
+    return next((s for s in SCORES if any(r[s] for r in rows)), "crps")
+
+
+def by_problem(rows: list[Row], method: str, setting: str, column: str) -> dict[str, float]:
+    """A figure of one method on each problem; a point estimate is the mean of all that it has."""
+    found = {}
+    for r in rows:
+        if (r["method"], r["setting"], r["status"]) == (method, setting, "ok"):
+            value = r[column] or (r["psnr"] if column == "psnr_all" and r["point"] else "")
+            if value:
+                found[r["problem"]] = float(value)
+    return found
+
+
+def rivals(rows: list[Row]) -> list[Key]:
+    """All methods that are none of ours, at default and tuned settings."""
+    return sorted(
+        {(r["method"], r["setting"]) for r in rows if r["setting"] in ("default", "tuned") and r["method"] not in OURS}
+    )
+
+
+def within_calls(rows: list[Row]) -> list[Key]:
+    """Peers that make no more network calls a draw than our default on any problem, whatever the setting."""
+    ours = by_problem(rows, DEFAULT, "default", "nfe")
+    calls = groups([r for r in rows if r["status"] == "ok" and r["method"].split()[0] in PEERS], "method", "setting")
+    most = max(ours.values(), default=-1.0)
+    return sorted(k for k, these in calls.items() if max(float(r["nfe"]) for r in these) <= most)
+
+
+def compared(rows: list[Row], column: str, among: list[Key] | None = None) -> dict[Key, Paired]:
+    """The default sampler less each of ``among``, of all `rivals` where None."""
+    mine = by_problem(rows, DEFAULT, "default", column)
+    found = {k: paired(mine, by_problem(rows, *k, column)) for k in (rivals(rows) if among is None else among)}
+    return {k: v for k, v in found.items() if v.n}
+
+
+def best_of(found: dict[Key, Paired], column: str) -> Key:
+    """The method that does best against the default."""
+    better = -1 if column in SCORES else 1
+    return min(found, key=lambda k: better * found[k].difference)
+
+
+def lead(rows: list[Row], column: str, digits: int, among: list[Key] | None = None) -> str:
+    """Mean figures of the default and of the method that does best against it, and who is ahead."""
+    found = compared(rows, column, among)
+    if not found:
+        return ""
+    best = best_of(found, column)
+    p, name = found[best], named(best)
+    mine, theirs = by_problem(rows, DEFAULT, "default", column), by_problem(rows, *best, column)
+    a, b = (sum(v[k] for k in mine if k in theirs) / p.n for v in (mine, theirs))
+    smaller = column in SCORES
+    share = f"{100 * (a / b - 1):.0f} %" if smaller else f"{b - a:.1f} dB"
+    verdict = "leads" if (p.difference < 0) == smaller else f"**loses** by {share}"
+    if p.n < 3:
+        verdict += f", {p.n} problem{'s' if p.n > 1 else ''}: too few to test"
+    elif p.low <= 0 <= p.high:
+        verdict += f", within the error of {p.n} problems"
+    else:
+        verdict += f", {p.n} problems"
+    return f"{cell(a, digits)}, {cell(b, digits)} of {name}: {verdict}"
+
+
+def named(key: Key) -> str:
+    """Method and setting in words."""
+    return label({"method": key[0], "setting": key[1]})
+
+
+def coverage_lead(rows: list[Row]) -> str:
+    """Distance of the mean share inside 90 % intervals from 0.9, of the truth or else of withheld data."""
+    column = "cov90" if score_of(rows) == "crps" else "held_cov90"
+    mine = by_problem(rows, DEFAULT, "default", column)
+    best, words = math.inf, ""
+    for key in rivals(rows):
+        theirs = by_problem(rows, *key, column)
+        common = [k for k in mine if k in theirs]
+        if not common:
+            continue
+        a, b = (abs(sum(v[k] for k in common) / len(common) - 0.9) for v in (mine, theirs))
+        if b - a < best:
+            best = b - a
+            verdict = "leads" if a <= b else "**loses**"
+            words = f"{cell(a, 3)}, {cell(b, 3)} of {named(key)}: {verdict}"
+    return words
+
+
+def speed(rows: list[Row]) -> str:
+    """Seconds a draw of the default over those of the peer with the best CRPS, where the default reaches that."""
+    problems = {r["problem"] for r in rows if r["method"].split()[0] in PEERS and r["status"] == "ok"}
+    costs = {}
+    for key, these in groups([r for r in rows if r["status"] == "ok"], "method", "setting").items():
+        fine = [r for r in these if r["problem"] in problems and r["crps"] and not r["point"]]
+        if fine and len(fine) == len(problems & {r["problem"] for r in these}):
+            costs[key] = mean(fine, "crps"), sum(float(r["seconds"]) / float(r["draws"]) for r in fine) / len(fine)
+    peers = {k: v for k, v in costs.items() if k[0].split()[0] in PEERS}
+    if not peers or (DEFAULT, "default") not in costs:
+        return ""
+    best = min(peers, key=lambda k: peers[k][0])
+    target, seconds = peers[best]
+    ours = costs[DEFAULT, "default"]
+    if ours[0] > target:
+        return f"not reached ({named(best)})"
+    return f"{ours[1] / seconds:.2f} of that of {named(best)}"
+
+
+def at_equal_calls(rows: dict[str, list[Row]]) -> list[str]:
+    """The default against the best peer that makes at most as many network calls a draw, cell by cell."""
+    body = []
+    for suite, these in rows.items():
+        for (kind,), of_cell in groups(these, "cell").items():
+            peers, score = within_calls(of_cell), score_of(of_cell)
+            if compared(of_cell, score, peers):
+                calls = max(by_problem(of_cell, DEFAULT, "default", "nfe").values())
+                figures = lead(of_cell, score, 4, peers), lead(of_cell, "psnr", 2, peers)
+                body.append([suite, kind, cell(calls, 0), str(len(peers)), *figures])
+    return markdown(["suite", "cell", "calls", "lines of peers", "CRPS (withheld chi2)", "PSNR"], body) if body else []
+
+
+def mri_claim(rows: list[Row], kind: str) -> dict[str, Any] | None:
+    """What MRI 4x was to show, in numbers: dB over L1-wavelet and over the best peer at equal calls, and the share in 90 %."""
+    of_cell = [r for r in rows if r["cell"] == kind]
+    baseline = [("L1-wavelet", "tuned")]
+    over, all_draws = (compared(of_cell, column, baseline).get(baseline[0]) for column in ("psnr", "psnr_all"))
+    peers = compared(of_cell, "psnr", within_calls(of_cell))
+    shares = by_problem(of_cell, DEFAULT, "default", "cov90")
+    if over is None or not peers or not shares:
+        return None
+    best = best_of(peers, "psnr")
+    share = sum(shares.values()) / len(shares)
+    gain = over if all_draws is None else all_draws
+    return {
+        "cell": kind,
+        "calls": max(by_problem(of_cell, DEFAULT, "default", "nfe").values()),
+        "over_l1": _numbers(over),
+        "over_l1_all_draws": None if all_draws is None else _numbers(all_draws),
+        "best_peer_at_equal_calls": named(best),
+        "over_best_peer": _numbers(peers[best]),
+        "coverage90": round(share, 4),
+        "met": {
+            "over_l1": gain.difference >= OVER_L1,
+            "over_best_peer": peers[best].difference >= OVER_PEER,
+            "coverage90": abs(share - 0.9) <= NEAR,
+        },
+    }
+
+
+def _numbers(p: Paired) -> dict[str, float | int | None]:
+    ends = {"low": p.low, "high": p.high}
+    return {"dB": round(p.difference, 3), **{k: None if v != v else round(v, 3) for k, v in ends.items()}, "problems": p.n}
+
+
+def claim_lines(claim: dict[str, Any]) -> list[str]:
+    """A sentence, and the same as one line of JSON."""
+    met = {name: "met" if good else "**missed**" for name, good in claim["met"].items()}
+    words = f"*{claim['cell']}*: {_decibels(claim['over_l1'])} over L1-wavelet by the mean of 8 draws"
+    if claim["over_l1_all_draws"]:
+        words += f", {_decibels(claim['over_l1_all_draws'])} by that of all draws"
+    words += (
+        f": {met['over_l1']}. {_decibels(claim['over_best_peer'])} over {claim['best_peer_at_equal_calls']}, the best peer "
+        f"with at most {claim['calls']:.0f} network calls a draw (VJPs not counted): {met['over_best_peer']}. "
+        f"{100 * claim['coverage90']:.1f} % in 90 % intervals: {met['coverage90']}."
+    )
+    return [words, "", f"`{json.dumps(claim)}`"]
+
+
+def _decibels(numbers: dict[str, Any]) -> str:
+    text = f"{numbers['dB']:+.2f} dB"
+    if numbers["low"] is not None:
+        text += f" ({numbers['low']:+.2f} to {numbers['high']:+.2f})"
+    return f"{text}, {numbers['problems']} problem{'s' * (numbers['problems'] > 1)},"
