@@ -109,7 +109,7 @@ SUITE = Suite(
     few_draws=10,
     quick_draws=4,
     problems={"Hubble, Gaussian noise": 4, "Hubble, Poisson noise": 4, "brain, Gaussian blur": 3, "brain, motion blur": 3},
-    few={"Hubble, Gaussian noise": 3, "Hubble, Poisson noise": 0, "brain, Gaussian blur": 2, "brain, motion blur": 1},
+    few={"Hubble, Gaussian noise": 3, "Hubble, Poisson noise": 0, "brain, Gaussian blur": 3, "brain, motion blur": 3},
     classical=DEBLUR,
     about="Galaxies are made with astropy's Sersic profiles, not with the simulator that the prior galaxies was trained on, "
     "and seen through point-spread functions of Hubble's ACS that were measured; dark sky beyond the edge. Brain slices as in "

@@ -66,19 +66,18 @@ def lead(rows: list[Row], column: str, digits: int, among: list[Key] | None = No
     if not found:
         return ""
     best = best_of(found, column)
-    p, name = found[best], named(best)
+    p = found[best]
     mine, theirs = by_problem(rows, DEFAULT, "default", column), by_problem(rows, *best, column)
     a, b = (sum(v[k] for k in mine if k in theirs) / p.n for v in (mine, theirs))
-    smaller = column in SCORES
-    share = f"{100 * (a / b - 1):.0f} %" if smaller else f"{b - a:.1f} dB"
-    verdict = "leads" if (p.difference < 0) == smaller else f"**loses** by {share}"
+    words = f"{cell(a, digits)}, {cell(b, digits)} of {named(best)}"
+    unit, scale, digits_of_gain = (" %", -100 / b, 0) if column in SCORES else (" dB", 1.0, 1)
+    gain, *ends = (scale * v for v in (p.difference, p.low, p.high))
+    verdict = f"{'leads' if gain > 0 else '**loses**'} by {abs(gain):.{digits_of_gain}f}{unit}"
     if p.n < 3:
-        verdict += f", {p.n} problem{'s' if p.n > 1 else ''}: too few to test"
-    elif p.low <= 0 <= p.high:
-        verdict += f", within the error of {p.n} problems"
-    else:
-        verdict += f", {p.n} problems"
-    return f"{cell(a, digits)}, {cell(b, digits)} of {name}: {verdict}"
+        return f"{words}: {verdict}, {p.n} problem{'s' * (p.n > 1)}: too few to test"
+    low, high = (f"{v if gain > 0 else -v:+.{digits_of_gain}f}" for v in sorted(ends, reverse=gain < 0))
+    doubt = ", within the error" if p.low <= 0 <= p.high else ""
+    return f"{words}: {verdict} ({low} to {high}), {p.n} problems{doubt}"
 
 
 def named(key: Key) -> str:

@@ -17,12 +17,13 @@ from benchmarks.harness.table import Row
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NUMBER = re.compile(r"$|[-+]?\d+(\.\d+)?(e[-+]?\d+)?( |$)")  # what a cell of figures begins with; it may be empty
 LONG = 40  # characters of a cell that is broken into lines
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 92rem; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; font-size: 12px; display: block; overflow-x: auto; margin: 1rem 0; }
 th, td { border-bottom: 1px solid #ddd; padding: .2rem .5rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th.text, td.text { text-align: left; }
 td.words { white-space: normal; text-align: left; min-width: 11rem; }
 figure { margin: 1.5rem 0; }
 figcaption { color: #555; }
@@ -82,8 +83,9 @@ def _block(block: str) -> str:
         return f"<h{level}>{_inline(heading[2])}</h{level}>"
     if lines[0].startswith("| "):
         cells = [[c.strip() for c in line.strip("|").split(" | ")] for line in lines]
-        head = "".join(f"<th>{_inline(c)}</th>" for c in cells[0])
-        body = "".join("<tr>" + "".join(_cell(c) for c in row) + "</tr>" for row in cells[2:])
+        texts = [not all(NUMBER.match(c) for c in column) for column in zip(*cells[2:], strict=True)]
+        head = "".join(f"<th{' class=text' * text}>{_inline(c)}</th>" for c, text in zip(cells[0], texts, strict=True))
+        body = "".join("<tr>" + "".join(map(_cell, row, texts)) + "</tr>" for row in cells[2:])
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     if lines[0].startswith("- "):
         items = re.split(r"\n(?=- )", block.strip("\n"))
@@ -91,8 +93,9 @@ def _block(block: str) -> str:
     return f"<p>{_inline(block)}</p>"
 
 
-def _cell(text: str) -> str:
-    return f"<td{' class=words' * (len(text) > LONG)}>{_inline(text)}</td>"
+def _cell(text: str, left: bool) -> str:
+    kind = " class=words" if len(text) > LONG else " class=text" if left else ""
+    return f"<td{kind}>{_inline(text)}</td>"
 
 
 def _inline(text: str) -> str:

@@ -108,7 +108,7 @@ SUITE = Suite(
     few_draws=10,
     quick_draws=4,
     problems={"4x": 6, "8x": 4, "whole, 4x": 3, "real k-space": 1},
-    few={"4x": 3, "8x": 2, "whole, 4x": 0, "real k-space": 0},
+    few={"4x": 3, "8x": 3, "whole, 4x": 0, "real k-space": 0},
     classical=MRI,
     about="Complex images with a smooth random phase, 8 coils, variable-density lines with a full centre, noise of 2 % of the "
     "brightest tissue in each real and imaginary part (Gaussian). What is judged is the magnitude inside the head, in units of "

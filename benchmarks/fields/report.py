@@ -49,8 +49,8 @@ The same with plots of accuracy against time and panels of reconstructions: `doc
 """
 WHO = (
     f"`{DEFAULT}` at its default against the method that does best against it, none of ours, on the problems both have: means "
-    "over these problems. *Within the error*: the 95 % bootstrap interval of the mean paired difference holds zero. Where no "
-    "truth is known, what is judged is the residual of data that were withheld."
+    "over these problems, in brackets the 95 % bootstrap interval of the lead or of the loss; *within the error* where that "
+    "interval holds zero. Where no truth is known, what is judged is the residual of data that were withheld."
 )
 EQUALLY = (
     f"`{DEFAULT}` at its default against the best of those peers that make at most as many network calls a draw, at any "

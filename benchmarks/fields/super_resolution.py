@@ -56,7 +56,7 @@ SUITE = Suite(
     few_draws=10,
     quick_draws=4,
     problems={"brain": 3, "temperature": 6},
-    few={"brain": 2, "temperature": 3},
+    few={"brain": 3, "temperature": 3},
     classical=UPSAMPLE,
     about="Area means on a grid four times coarser. Brain slices as in the suite of MRI, without coils and k-space. "
     "Temperature: hours that the prior t2m-uk was not trained on, by its card; the first third of them is for tuning.",

@@ -91,7 +91,7 @@ SUITE = Suite(
     few_draws=20,
     quick_draws=4,
     problems={"pressure": 12, "currents": 4},
-    few={"pressure": 3, "currents": 2},
+    few={"pressure": 3, "currents": 3},
     classical=WEATHER,
     about="Daily fields that the priors were not trained on: 2009, and of 2002 the days that the card of "
     "currents-agulhas holds out, the first third of which is for tuning. More days, and a real hour of reports, for the "

@@ -232,7 +232,7 @@ class TestCompare:
         assert within_calls(self.rows) == [("azula MMPS", EQUAL), ("deepinv DiffPIR", EQUAL)]
         table = at_equal_calls({"mri": self.rows})
         assert len(table) == 3 and table[2].startswith("| mri | 4x | 10 | 2 |")
-        assert "31.00, 29.50 of azula MMPS, equal calls: leads, 3 problems" in table[2]
+        assert "31.00, 29.50 of azula MMPS, equal calls: leads by 1.5 dB (+1.5 to +1.5), 3 problems" in table[2]
 
     def test_the_claim_of_mri_is_said_in_words_and_in_json(self):
         words, _, line = claim_lines(mri_claim(self.rows, "4x"))
@@ -249,7 +249,7 @@ class TestCompare:
         rows = [r | {"crps": "", "psnr": "", "psnr_all": "", "held_chi2": r["crps"]} for r in self.rows]
         assert score_of(rows) == "held_chi2" and score_of(self.rows) == "crps"
         assert mri_claim(rows, "4x") is None
-        assert "of azula MMPS: **loses**" in lead(rows, "held_chi2", 4)
+        assert lead(rows, "held_chi2", 4) == "0.0323, 0.0278 of azula MMPS: **loses** by 16 % (+15 to +17), 3 problems"
         assert lead(rows, "psnr", 2) == ""
 
 
