@@ -8,12 +8,17 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
+from posterior.priors.covariance import Covariance
 from posterior.problem import Problem
 from posterior.samplers.smc.core import PopulationNoise
 from posterior.samplers.smc.guided import GuidedParticles
 from posterior.samplers.smc.guides import Guide
-from posterior.samplers.smc.kernels import catch_up, reference_of
-from posterior.svd import SingularSystem, singular_system
+from posterior.samplers.smc.kernels import ModelKernel, catch_up, reference_of, reply
+from posterior.samplers.smc.measurements import LARGEST_DENSE, half_log_det, log_normal, solve, solve_transposed
+from posterior.svd import singular_system
+
+# Steps whose matrices are kept: that of the move and that of the rejuvenation are one.
+KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -21,29 +26,32 @@ class FKFilter(GuidedParticles):
     """Particles that are filtered by a pseudo-observation of every singular coordinate, exact as particles and steps grow.
 
     With A = U diag(s) V^T whitened by the noise, coordinate i of the data is x0_i + tau_i n, tau_i = 1 / s_i: the value
-    of the noised field's coordinate at noise level tau_i. While sigma > tau_i particles are steered towards it by
+    of the noised field's coordinate at noise level tau_i. At tau_i the coordinate takes the value y_i; below it moves freely.
+    While sigma > tau_i particles are steered towards it by
 
-        psi_i(x) = N(y_i; x_i, sigma^2 - tau_i^2),
+        psi(x) = N(y; E[Y | x], Cov[Y | x]),    Y_i = rho_i x_i + (1 - rho_i) x0_i + tau_i sqrt(1 - rho_i) n,
 
-    the law of getting from y_i at tau_i to x_i at sigma; at tau_i the coordinate takes the value y_i; below it moves
-    freely. The proposal is the model's move conditioned on psi, so that a weight depends on the particle before it moves
-    and resampling looks ahead. Data noisier than the first level (tau_i above it, whatever the gain) are used in the
-    first draw. One network call a step, no vector-Jacobian products.
+    rho_i = (tau_i / sigma)^2, the law of all those values together were x0 given x the Gaussian N(D(x), C_sigma) of the
+    prior's reference. The proposal is the model's move conditioned on them, in closed form, so that weights change by what the
+    network says that a Gaussian would not, and resampling looks ahead. Data noisier than the first level (tau_i above it,
+    whatever the gain) are used in the first draw. One network call a step, no vector-Jacobian products.
 
-    The paper keeps a small variance at tau_i (kappa) and works on the grid of levels; here coordinates reach tau_i inside
-    a step, by the bridge, and exactly.
+    From the paper: the coordinates, the levels at which their values are met, the filter that looks ahead. Its psi is
+    N(y_i; x_i, sigma^2 - tau_i^2), the law of getting from y_i at tau_i to x_i at sigma. That leaves the prior out: modes that
+    have come apart wait until sigma falls to tau_i for what the data say of them, and one that few particles are in by then is
+    lost. Its small variance at tau_i (kappa) is not needed: coordinates reach tau_i inside a step, by the bridge, and exactly.
 
     Args:
         steps: Steps from the first noise level to 0.
 
     Other arguments:
         corrected: Whether moves keep the variance of x0 given x, at no cost (see `GuidedParticles`).
-        ess_threshold, resampling, rejuvenation, genealogy, schedule, sigma_min: See `ParticleSampler`. A rejuvenation
+        ess_threshold, resampling, rejuvenation, genealogy, schedule, sigma_max, sigma_min: See `ParticleSampler`. A rejuvenation
             move costs two network calls.
-        sigma_max: First noise level, the prior's own where None: particles start from white noise.
 
     Raises:
-        ValueError: If an argument is out of range, the operator is not linear, or it is too large to be decomposed.
+        ValueError: If an argument is out of range, the operator is not linear, is too large to be decomposed, or has more than
+            1024 singular values.
 
     References:
         Cardoso, Janati El Idrissi, Le Corff, Moulines. Monte Carlo guided denoising diffusion models for Bayesian linear
@@ -55,12 +63,6 @@ class FKFilter(GuidedParticles):
     ess_threshold: float = 0.9
     rejuvenation: int = 1
 
-    def levels(self, problem: Problem) -> list[float]:
-        """See `ParticleSampler.levels`."""
-        top = problem.prior.sigma_max if self.sigma_max is None else self.sigma_max
-        low = problem.prior.sigma_min if self.sigma_min is None else self.sigma_min
-        return self._spacing(problem)(self.steps, top, low)
-
     def _guide(self, problem: Problem) -> Guide:
         if not problem.likelihood.model.linear:
             raise ValueError("FKFilter: takes linear operators only; use TDS or AFDPS")
@@ -68,126 +70,204 @@ class FKFilter(GuidedParticles):
 
 
 @dataclass(frozen=True)
-class CoordinateKernel:
-    """The ancestral move N(r x + (1 - r) D, sigma'^2 (1 - r) I) in singular coordinates.
+class PinnedKernel(ModelKernel):
+    """The model's own move, of particles some of whose coordinates are on their way to a value.
 
     Args:
-        x: V^T x, (N, *event).
-        d: V^T D.
-        free: Which coordinates move unsteered, (1, *event).
-        system: The coordinates.
-        r: (sigma' / sigma)^2.
+        now: Singular coordinates of x, (N, m).
+        pinned: Vectors (k, n) of those that are still on their way after the move.
     """
 
-    x: Tensor
-    d: Tensor
-    free: Tensor
-    system: SingularSystem
-    r: float
-
-    def towards(self, ratio: Tensor | float) -> Tensor:
-        """Mean at the level sqrt(ratio) sigma."""
-        return ratio * self.x + (1 - ratio) * self.d
+    now: Tensor
+    pinned: Tensor
 
     def correct(self, ahead: Tensor, d: Tensor, d_ahead: Tensor) -> Tensor:
         """See `Kernel.correct`; only what moves freely, so that pseudo-observations stay satisfied."""
-        change = catch_up(self.r) * self.free * self.system.analyse(d_ahead - d)
-        return ahead + self.system.synthesise(change)
+        change = catch_up(self.r) * (d_ahead - d - self.reply.apply(ahead - self.mean)).flatten(1)
+        change = change - change @ self.pinned.T @ self.pinned
+        return ahead + change.reshape(ahead.shape)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """The values Y of k coordinates given x' of a move from x at sigma, or of x' alone where sigma is infinite.
+
+        Y = a x' + b D' + e x + noise,    D' = f + G (x' - m).
+
+    Args:
+        a, b, e: (k,).
+        lift: Cov[x', Y | x], (n, k).
+        root: Factor of Cov[Y | x], (k, k).
+        passed: Standard deviations of the noise of those that are met in the move, the last ones.
+    """
+
+    a: Tensor
+    b: Tensor
+    e: Tensor
+    lift: Tensor
+    root: Tensor
+    passed: Tensor
 
 
 class PseudoObservations(Guide):
-    """The potential of `FKFilter`; weights are paid when tau_i is passed, and psi_i is 1 from then on."""
+    """The potential of `FKFilter`; weights are paid when tau_i is passed, and y_i is no part of psi from then on.
+
+    Attributes:
+        rows: Vectors of the coordinates that are seen, (m, n), by rising tau.
+        tau: Their noise levels, (m,).
+        y: Their values, (m,).
+    """
 
     def __init__(self, problem: Problem) -> None:
-        self.system = singular_system(problem, "FKFilter")
-        gains = self.system.gains
-        self.seen = gains > 0
-        self.tau = torch.where(self.seen, 1 / gains, torch.inf)
-        self.y = torch.where(self.seen, self.system.data / gains, 0.0)
+        system = singular_system(problem, "FKFilter")
+        gains = system.gains.flatten()
+        order = gains.argsort(descending=True)[: int((gains > 0).sum())]
+        if len(order) > LARGEST_DENSE:
+            raise ValueError(
+                f"FKFilter: operator {type(problem.likelihood.model.physics).__name__} has {len(order)} singular values, whose "
+                f"covariance is a matrix, and at most {LARGEST_DENSE} are taken; use a sampler without particles "
+                "(MMPS, GaussianBridge)"
+            )
+        units = gains.new_zeros(len(order), len(gains))
+        units[torch.arange(len(order)), order] = 1
+        self.rows = system.synthesise(units.reshape(-1, *problem.event_shape)).flatten(1)
+        self.tau = 1 / gains[order]
+        self.y = system.solution.flatten()[order]
+        self.reference = reference_of(problem)
+        self._roots: dict[float, Tensor] = {}
+        self._sights: dict[tuple[float, float], Sight] = {}
         # log p(y | x0) = offset + sum_i log N(y_i; x0_i, tau_i^2): what no field can explain, and the change of units.
         at_zero = problem.likelihood.gaussian_log_prob(gains.new_zeros(1, *problem.event_shape))
-        self.offset = float(at_zero) - float(self._sum(_log_normal(self.y, self.tau**2, self.seen)))
+        self.offset = float(at_zero) - float(log_normal((self.y / self.tau)[None], self.tau.log().sum()))
 
     def start(self, problem: Problem, sigma: float, noise: PopulationNoise) -> tuple[Tensor, Tensor]:
-        """See `Guide.start`; white noise, conditioned on every pseudo-observation."""
-        white = noise()
-        mean = self.system.analyse(reference_of(problem).mean(problem.event_shape) + torch.zeros_like(white[:1]))
-        wide = problem.prior.rms**2 + sigma**2
-        apart = torch.where(self.seen, (self.tau**2 - sigma**2).abs(), torch.inf)
-        share = wide / (wide + apart)
-        c = mean + share * (self.y - mean) + (wide * (1 - share)).sqrt() * white
-        x = self.system.synthesise(c)
-        log_all = self._sum(_log_normal(self.y - mean, wide + apart, self.seen)) + self.offset
-        return x, log_all - self.log_value(problem, x, x, sigma)
+        """See `Guide.start`; the noised reference Gaussian, conditioned on every pseudo-observation."""
+        cov, white = self.reference.covariance(problem.event_shape), noise()
+        mean = self.reference.mean(problem.event_shape) + torch.zeros_like(white)
+        wide, answer = cov.plus_white(sigma**2), reply(cov, sigma)
+        kernel = PinnedKernel(mean, wide, mean, answer, 0.0, white.new_zeros(len(white), len(self.y)), self.rows)
+        x = self._draw(problem, kernel, white, (math.inf, sigma), noise)
+        return x, self.log_ratio(problem, kernel, x, (math.inf, sigma))
 
     def log_value(self, problem: Problem, x: Tensor, d: Tensor, sigma: float) -> Tensor:
         """See `Guide.log_value`; `offset` stands for what is already paid or never changes.
 
         Noise that is not Gaussian is seen through the Gaussian that stands in for it, and made up for at the end.
         """
-        value = self._ahead(self.system.analyse(x), sigma) + self.offset
-        if sigma > 0:
-            return value
-        return value + problem.likelihood.log_prob(x) - problem.likelihood.gaussian_log_prob(x)
+        if sigma == 0:
+            return self.offset + problem.likelihood.log_prob(x) - problem.likelihood.gaussian_log_prob(x)
+        return self._log_ahead(problem, self._analyse(x), self._analyse(d), sigma)
 
-    def kernel(self, problem: Problem, x: Tensor, d: Tensor, sigma: float, sigma_next: float) -> CoordinateKernel:
+    def kernel(self, problem: Problem, x: Tensor, d: Tensor, sigma: float, sigma_next: float) -> PinnedKernel:
         """See `Guide.kernel`."""
-        analyse = self.system.analyse
-        return CoordinateKernel(analyse(x), analyse(d), self.tau >= sigma, self.system, (sigma_next / sigma) ** 2)
+        move = ModelKernel.of(self.reference, x, d, sigma, sigma_next)
+        pinned = self.rows[: self._count(sigma_next)]
+        return PinnedKernel(move.mean, move.cov, move.foreseen, move.reply, move.r, self._analyse(x), pinned)
 
-    def expect(self, problem: Problem, kernel: CoordinateKernel, now: Tensor, step: tuple[float, float]) -> Tensor:
+    def expect(self, problem: Problem, kernel: PinnedKernel, now: Tensor, step: tuple[float, float]) -> Tensor:
         """See `Guide.expect`."""
-        sigma, sigma_next = step
-        ahead, passing = self._ahead_and_passing(step)
-        ratio = torch.where(passing, self.tau / sigma, sigma_next / sigma) ** 2
-        # At tau itself where that is passed in the step, else at sigma' and seen through psi'.
-        variance = torch.where(passing, self.tau, sigma_next) ** 2 * (1 - ratio)
-        variance = variance + torch.where(ahead, sigma_next**2 - self.tau**2, 0.0)
-        return self._sum(_log_normal(self.y - kernel.towards(ratio), variance, ahead | passing)) + self.offset
+        sight = self._sight(problem, kernel, step)
+        off = self.y[: len(sight.a)] - self._told(kernel, sight, kernel.mean, kernel.foreseen)
+        return log_normal(solve(sight.root, off), half_log_det(sight.root)) + self.offset
 
-    def draw(self, problem: Problem, kernel: CoordinateKernel, step: tuple[float, float], noise: PopulationNoise) -> Tensor:
-        """See `Guide.draw`."""
-        sigma_next = step[1]
-        ahead, passing = self._ahead_and_passing(step)
-        r, tau = kernel.r, torch.where(passing, self.tau, 1.0)
-        mean = torch.where(passing, self.y + (1 - (sigma_next / tau) ** 2) * (kernel.d - self.y), kernel.towards(r))
-        variance = sigma_next**2 * torch.where(passing, 1 - (sigma_next / tau) ** 2, 1 - r)
-        apart = torch.where(ahead, sigma_next**2 - self.tau**2, torch.inf)
-        share = torch.where(ahead, variance / (variance + apart), 0.0)
-        c = mean + share * (self.y - mean) + ((1 - share) * variance).clamp_min(0).sqrt() * noise()
-        return self.system.synthesise(c)
+    def draw(self, problem: Problem, kernel: PinnedKernel, step: tuple[float, float], noise: PopulationNoise) -> Tensor:
+        """See `Guide.draw`; by Matheron's rule."""
+        return self._draw(problem, kernel, noise(), step, noise)
 
-    def log_ratio(self, problem: Problem, kernel: CoordinateKernel, ahead: Tensor, step: tuple[float, float]) -> Tensor:
-        """See `Guide.log_ratio`; q is p conditioned on psi'."""
-        now = self._ahead(self.system.analyse(ahead), step[1]) + self.offset
-        return self.expect(problem, kernel, now, step) - now
+    def log_ratio(self, problem: Problem, kernel: PinnedKernel, ahead: Tensor, step: tuple[float, float]) -> Tensor:
+        """See `Guide.log_ratio`; q is p conditioned on the values of all coordinates with tau below sigma."""
+        seen, foreseen = self._analyse(ahead), self._analyse(kernel.foresee(ahead))
+        return self.expect(problem, kernel, seen, step) - self._log_ahead(problem, seen, foreseen, step[1])
 
     def renoise(self, x: Tensor, sigma: float, above: float, noise: PopulationNoise) -> Tensor:
         """See `Guide.renoise`; coordinates whose value at tau_i > sigma is known go up by the bridge to it."""
-        c = self.system.analyse(x)
-        passed = self.seen & (self.tau > sigma)
-        tau2 = torch.where(passed, self.tau, 2 * above) ** 2
+        white = math.sqrt(above**2 - sigma**2) * noise()
+        first = self._count(sigma)
+        rows, y, tau2 = self.rows[first:], self.y[first:], self.tau[first:] ** 2
+        c, z = x.flatten(1) @ rows.T, white.flatten(1) @ rows.T
         share = ((above**2 - sigma**2) / (tau2 - sigma**2)).clamp_max(1)
-        bridge = c + share * (self.y - c)
-        mean = torch.where(passed, bridge, c)
         left = (above**2 - tau2).abs()
-        between = torch.where(tau2 > above**2, share * left, left)
-        variance = torch.where(passed, between, above**2 - sigma**2)
-        return self.system.synthesise(mean + variance.sqrt() * noise())
+        variance = torch.where(tau2 > above**2, share * left, left)
+        shift = share * (y - c) + (variance.sqrt() / math.sqrt(above**2 - sigma**2) - 1) * z
+        return x + white + (shift @ rows).reshape(x.shape)
 
-    def _ahead_and_passing(self, step: tuple[float, float]) -> tuple[Tensor, Tensor]:
-        """Which coordinates are steered at sigma', and which pass their tau in the step."""
-        return self.tau < step[1], (self.tau < step[0]) & (self.tau >= step[1])
+    def _draw(
+        self, problem: Problem, kernel: PinnedKernel, white: Tensor, step: tuple[float, float], noise: PopulationNoise
+    ) -> Tensor:
+        sight = self._sight(problem, kernel, step)
+        free = kernel.draw(white)
+        root = self._root(problem, step[1])
+        eta = noise((len(sight.a),))
+        eta = torch.cat([eta[:, : len(root)] @ root.T, eta[:, len(root) :] * sight.passed], 1)
+        off = self.y[: len(sight.a)] - self._told(kernel, sight, free, kernel.foresee(free)) - eta
+        update = solve_transposed(sight.root, solve(sight.root, off)) @ sight.lift.T
+        return free + update.reshape(free.shape)
 
-    def _ahead(self, c: Tensor, sigma: float) -> Tensor:
-        ahead = self.tau < sigma
-        return self._sum(_log_normal(self.y - c, sigma**2 - self.tau**2, ahead))
+    def _told(self, kernel: PinnedKernel, sight: Sight, ahead: Tensor, d_ahead: Tensor) -> Tensor:
+        """E[Y | x', x], (N, k)."""
+        k = len(sight.a)
+        return sight.a * self._analyse(ahead, k) + sight.b * self._analyse(d_ahead, k) + sight.e * kernel.now[:, :k]
 
-    def _sum(self, terms: Tensor) -> Tensor:
-        return terms.flatten(1).sum(1)
+    def _log_ahead(self, problem: Problem, c: Tensor, d: Tensor, sigma: float) -> Tensor:
+        """log psi of coordinates ``c`` and ``d`` of x and D, (N,)."""
+        root = self._root(problem, sigma)
+        k = len(root)
+        rho = (self.tau[:k] / sigma) ** 2
+        off = self.y[:k] - rho * c[:, :k] - (1 - rho) * d[:, :k]
+        return log_normal(solve(root, off), half_log_det(root)) + self.offset
+
+    def _root(self, problem: Problem, sigma: float) -> Tensor:
+        """Factor of Cov[Y | x], (k, k), of the k coordinates with tau below ``sigma``."""
+        if sigma not in self._roots:
+            rows = self.rows[: self._count(sigma)]
+            told = 1 - (self.tau[: len(rows)] / sigma) ** 2
+            seen = told[:, None] * rows
+            spread = _quadratic(_apply(self.reference.error_covariance(problem.event_shape, sigma), seen, problem), seen)
+            _forget(self._roots, 2 * KEPT)
+            self._roots[sigma] = torch.linalg.cholesky(spread + torch.diag(self.tau[: len(rows)] ** 2 * told))
+        return self._roots[sigma]
+
+    def _sight(self, problem: Problem, kernel: PinnedKernel, step: tuple[float, float]) -> Sight:
+        if step not in self._sights:
+            sigma, sigma_next = step
+            k, ahead = self._count(sigma), self._count(sigma_next)
+            rows, tau2 = self.rows[:k], self.tau[:k] ** 2
+            is_ahead = torch.arange(k, device=tau2.device) < ahead
+            # Between sigma' and sigma the coordinate is a Brownian bridge.
+            near = torch.ones_like(tau2) if sigma == math.inf else (sigma**2 - tau2) / (sigma**2 - sigma_next**2)
+            rho = tau2 / sigma_next**2 if sigma_next > 0 else tau2
+            a, b = torch.where(is_ahead, rho, near), torch.where(is_ahead, 1 - rho, 0.0)
+            seen = a[:, None] * rows + b[:, None] * _apply(kernel.reply, rows, problem)
+            lifted = _apply(kernel.cov, seen, problem)
+            passed = ((tau2 - sigma_next**2) * near)[ahead:].clamp_min(0).sqrt()
+            root = self._root(problem, sigma_next)
+            own = torch.block_diag(root @ root.T, torch.diag(passed**2))
+            wide = torch.linalg.cholesky(_quadratic(lifted, seen) + own)
+            _forget(self._sights, KEPT)
+            e = torch.where(is_ahead, 0.0, 1 - near)
+            self._sights[step] = Sight(a, b, e, lifted.T, wide, passed)
+        return self._sights[step]
+
+    def _analyse(self, x: Tensor, k: int | None = None) -> Tensor:
+        """The first ``k`` coordinates, all where None, of fields: (N, k)."""
+        return x.flatten(1) @ self.rows[:k].T
+
+    def _count(self, sigma: float) -> int:
+        """How many coordinates have their tau below ``sigma``."""
+        return int((self.tau < sigma).sum())
 
 
-def _log_normal(off: Tensor, variance: Tensor, where: Tensor) -> Tensor:
-    """log N(off; 0, variance) at the coordinates ``where``, 0 elsewhere."""
-    variance = torch.where(where, variance, 1.0)
-    return torch.where(where, -0.5 * (off.square() / variance + torch.log(2 * math.pi * variance)), 0.0)
+def _apply(cov: Covariance, rows: Tensor, problem: Problem) -> Tensor:
+    """R C; there may be no rows, which a Fourier transform does not take."""
+    return cov.apply(rows.reshape(-1, *problem.event_shape)).flatten(1) if len(rows) else rows
+
+
+def _quadratic(applied: Tensor, rows: Tensor) -> Tensor:
+    """R C R^T from C R^T, made symmetric."""
+    found = rows @ applied.T
+    return (found + found.T) / 2
+
+
+def _forget(kept: dict, most: int) -> None:
+    while len(kept) >= most:
+        del kept[next(iter(kept))]

@@ -72,7 +72,7 @@ class Look:
 
     Args:
         log_value: log psi, (B,).
-        uphill: Its gradient by z, lines and variances held, (B, n).
+        uphill: Its gradient by z, (B, n), as (E[x0 | z, y] - z) / c of the components' sum, lines and variances held.
         rows: A_k averaged by what each component says of y, (B, m, n): 0 where two signs are as likely.
         noise: Variance of the data given x0, averaged likewise, (B, m).
     """
@@ -114,6 +114,7 @@ class Outlook:
         for some in shifts.split(together):
             logs, *parts = self._components((z + some[:, None]).flatten(0, 1), width * c)
             logs = logs.reshape(len(some), batch)
+            parts[0] = width * parts[0] + (some.flatten(1) / c).repeat_interleave(batch, 0)
             total = torch.logsumexp(logs, 0)
             by = (logs - total).exp()
             seen.append((total, *(_mean(by, p.unflatten(0, by.shape)) for p in parts)))
@@ -151,9 +152,9 @@ class Outlook:
         typical = torch.cat([pilot_noise(shape, like, COMPONENTS + k) for k in range(PILOTS)])
         centre = reference.mean(shape) + known(typical, lambda e: (e * e / (e + sigma**2).clamp_min(1e-300)).sqrt())
         steps = math.sqrt(c) * _points(shape, like, 2 * PILOTS)
-        lines = [self.data.line(centre + step) for step in steps]
-        values = torch.stack([self.data.flat(p) for p, _ in lines])
-        rows = torch.stack([r for _, r in lines]).mean(0)
+        prediction, rows = self.data.line((centre + steps[:, None]).flatten(0, 1))
+        values = self.data.flat(prediction).unflatten(0, (len(steps), len(centre)))
+        rows = rows.unflatten(0, values.shape[:2]).mean(0)
         off = values - values.mean(0)
         left = off - torch.einsum("bmn,kn->kbm", rows, steps.flatten(1))
         return float((left.square().sum() / off.square().sum().clamp_min(1e-300)).clamp(0, 1))
