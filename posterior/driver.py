@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -110,7 +111,7 @@ def sample(
         prior: The prior.
         likelihood: Operator, data and noise, in physical units.
         sampler: The method.
-        draws: How many draws; for samplers of populations (TDS), how many particles a run has.
+        draws: How many draws; for samplers of populations (TDS), how many particles each run returns.
         seed: Non-negative integer. Draw i of a seed is the same at any batch size, in any order, after a
             resume.
 
@@ -228,9 +229,9 @@ class _Job:
         batches = [todo[i : i + size] for i in range(0, len(todo), size)]
         for number, batch in enumerate(batches):
             noise = DrawNoise(self.seed, batch, self.problem.event_shape, self.problem.likelihood.y)
-            names = [f"draw {i}" for i in batch]
-            state = self._run(noise, names, number, len(batches), len(finished), report)
-            finished |= dict(zip(map(str, batch), self._physical(state.x, names), strict=True))
+            name = [f"draw {i}" for i in batch].__getitem__
+            state = self._run(noise, name, number, len(batches), len(finished), report)
+            finished |= dict(zip(map(str, batch), self._physical(state.x, name), strict=True))
             kept.save(finished)
         samples = torch.stack([finished[str(i)] for i in range(self.draws)])
         return _Result(samples, max(1, len(todo)))
@@ -243,11 +244,11 @@ class _Job:
         todo = [r for r in range(self.runs) if f"{r}.samples" not in finished]
         for number, run in enumerate(todo):
             noise = RunNoise(self.seed, run, self.draws, self.problem.event_shape, self.problem.likelihood.y)
-            names = [f"particle {i} of run {run}" for i in range(self.draws)]
+            name = partial("particle {1} of run {0}".format, run)
             finished_draws = self.draws * (self.runs - len(todo) + number)
-            state = self._run(noise, names, number, len(todo), finished_draws, report)
+            state = self._run(noise, name, number, len(todo), finished_draws, report)
             facts = (state.ess, state.log_evidence, state.log_evidence_std)
-            finished[f"{run}.samples"] = self._physical(state.x, names)
+            finished[f"{run}.samples"] = self._physical(state.x, name)
             finished[f"{run}.log_weights"] = state.final_log_weights.to("cpu", torch.float64)
             finished[f"{run}.facts"] = torch.tensor(facts, dtype=torch.float64)
             kept.save(finished)
@@ -262,7 +263,7 @@ class _Job:
     def _run(
         self,
         noise: DrawNoise | RunNoise,
-        names: list[str],
+        name: Callable[[int], str],
         number: int,
         parts: int,
         finished: int,
@@ -271,14 +272,14 @@ class _Job:
         """All steps of part ``number`` of ``parts``."""
         steps = self.sampler.steps
         state = self.sampler.init(self.problem, noise)
-        _check_finite(self.sampler, state, -1, names, {})
+        _check_finite(self.sampler, state, -1, name, {})
         for k in range(steps):
             state, info = self.sampler.step(self.problem, state, noise)
-            _check_finite(self.sampler, state, k, names, info)
+            _check_finite(self.sampler, state, k, name, info)
             report(Progress(number * steps + k + 1, steps * parts, finished, self.problem.counts.forward, info))
         return state
 
-    def _physical(self, x: Tensor, names: list[str]) -> Tensor:
+    def _physical(self, x: Tensor, name: Callable[[int], str]) -> Tensor:
         """Physical fields in the precision of the data."""
         dtype = real_view(self.likelihood.y).dtype
         physical = self.problem.prior.affine.to_physical(x).to("cpu", dtype)
@@ -286,7 +287,7 @@ class _Job:
         if bad.any():
             kind = str(dtype).removeprefix("torch.")
             where = f"are not finite in physical units, in {kind} as the data are"
-            raise SamplingError(f"{type(self.sampler).__name__}: values {where}, in {_some(names, bad)}")
+            raise SamplingError(f"{type(self.sampler).__name__}: values {where}, in {_some(name, bad)}")
         return physical
 
 
@@ -338,7 +339,7 @@ def _collapse(result: _Result, particles: int) -> tuple[str, ...]:
     )
 
 
-def _check_finite(sampler: Sampler, state: Any, step: int, names: list[str], info: dict[str, float]) -> None:
+def _check_finite(sampler: Sampler, state: Any, step: int, name: Callable[[int], str], info: dict[str, float]) -> None:
     """Raise SamplingError where fields or weights are not finite."""
     bad = ~torch.isfinite(state.x).flatten(1).all(1)
     if sampler.population:
@@ -350,12 +351,12 @@ def _check_finite(sampler: Sampler, state: Any, step: int, names: list[str], inf
     where = ", ".join(f"{k} = {v:.4g}" for k, v in info.items())
     raise SamplingError(
         f"{type(sampler).__name__}: values are not finite after step {step + 1} of {sampler.steps}"
-        f"{f' ({where})' if where else ''} in {_some(names, bad)}"
+        f"{f' ({where})' if where else ''} in {_some(name, bad)}"
     )
 
 
-def _some(names: list[str], bad: Tensor) -> str:
-    which = [name for name, b in zip(names, bad.tolist(), strict=True) if b]
+def _some(name: Callable[[int], str], bad: Tensor) -> str:
+    which = [name(i) for i in bad.nonzero().flatten().tolist()]
     return ", ".join(which[:8]) + (f" and {len(which) - 8} more" if len(which) > 8 else "")
 
 

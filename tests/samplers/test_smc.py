@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import posterior
-from benchmarks.metrics import sliced_w2
+from benchmarks.metrics import mode_weights, sliced_w2
 from benchmarks.problems.mixture import dense, mixture
 from benchmarks.problems.random_field import matern_spectrum
 from posterior.driver import RunNoise
 from posterior.problem import Problem
-from posterior.samplers.smc.core import Particles, resample_below
+from posterior.samplers.smc.core import Particles, resample_below, start, thin
 from posterior.samplers.smc.resampling import SCHEMES, ess, resample
 from posterior.samplers.smc.twisted import TwistName
 
@@ -134,7 +134,7 @@ def test_nonlinear_operator_with_a_finite_prior():
     exact = posterior.exact_posterior(prior, likelihood)
     target = exact.sample(1000, seed=1)
     floor = sum(sliced_w2(target, exact.sample(1000, seed=s)) for s in range(2, 6)) / 4
-    draws = posterior.sample(prior, likelihood, posterior.TDS(60), draws=1000, seed=0)
+    draws = posterior.sample(prior, likelihood, posterior.TDS(60), draws=500, seed=0)
     assert sliced_w2(draws.samples, target, draws.weights) < 1.5 * floor
     assert abs(draws.stats.log_evidence[0] - exact.log_evidence) < 3 * draws.stats.log_evidence_std[0]
 
@@ -181,9 +181,52 @@ def test_the_genealogy_is_kept_on_request():
     assert info["ess"] == pytest.approx(state.ess)
 
 
+@pytest.mark.parametrize("shape", [(3,), (40,)], ids=["few unknowns", "many"])
+def test_thinning_keeps_means_and_the_shares_of_modes(shape):
+    g = torch.Generator().manual_seed(0)
+    signs = torch.where(torch.rand(60, generator=g) < 0.3, -1.0, 1.0).double()
+    x = 5 * signs[:, None] + torch.randn(60, *shape, generator=g, dtype=torch.float64)
+    log_weights = torch.randn(60, generator=g, dtype=torch.float64)
+    log_weights[x[:, 0].argsort()[:6]] = -torch.inf
+    state = replace(start(x, log_weights, (x[:, 0],), None, True), eve=torch.arange(60))
+    w = torch.softmax(log_weights, 0)
+    means = []
+    for seed in range(200):
+        kept = thin(state, 3, uniforms(seed))
+        assert kept.x.shape == (20, *shape) and torch.equal(kept.carried[0], kept.x[:, 0])
+        assert kept.log_evidence == pytest.approx(state.log_evidence)
+        v = torch.softmax(kept.log_weights, 0)
+        assert float(v @ (kept.x[:, 0] > 0).double()) == pytest.approx(
+            float(w @ (signs > 0).double()), abs=1.01 * float(v.max())
+        )
+        means.append(v @ kept.x)
+        assert int(kept.eve.max()) < 20 and torch.equal(x[kept.ancestors[-1]], kept.x)
+    means = torch.stack(means)
+    assert ((means.mean(0) - w @ x).abs() < 4 * means.std(0) / 200**0.5 + 1e-9).all()
+
+
+def test_more_particles_than_draws_bring_the_shares_of_modes_closer():
+    p = mixture(8, 1)
+    exact = posterior.exact_posterior(p.prior, p.likelihood)
+    shares = mode_weights(exact.sample(5000, seed=0), p.prior.means)
+    off = {}
+    for times in (1, 4):
+        tds = posterior.TDS(15, particles_per_draw=times)
+        runs = [posterior.sample(p.prior, p.likelihood, tds, draws=100, seed=s) for s in range(6)]
+        assert all(d.samples.shape == (100, 8) and d.stats.ess[0] <= 100.001 for d in runs)
+        assert runs[0].stats.nfe == times * 29
+        off[times] = sum(float((mode_weights(d.samples, p.prior.means, d.weights) - shares).square().sum()) for d in runs)
+    assert off[4] < 0.7 * off[1]
+    whole, chunks = (
+        posterior.sample(p.prior, p.likelihood, tds, draws=20, batch_size=size, seed=1).samples for size in (None, 7)
+    )
+    torch.testing.assert_close(whole, chunks)
+
+
 def test_what_is_refused():
     p = mixture(8, 2)
-    for bad in ({"steps": 0}, {"ess_threshold": 1.5}, {"resampling": "residual"}, {"twist": "dull"}):
+    bads = ({"steps": 0}, {"ess_threshold": 1.5}, {"resampling": "residual"}, {"twist": "dull"}, {"particles_per_draw": 0})
+    for bad in bads:
         with pytest.raises(ValueError, match="TDS: "):
             posterior.TDS(**bad)
     assert set(TwistName.__args__) == {"auto", "mmps", "pigdm", "sharp", "reference"}

@@ -52,7 +52,8 @@ class AFDPS(GuidedParticles):
         step_size: Of a Langevin step, in sigma^2.
         probes: Random directions by which the curvature of a likelihood is measured that is not linear Gaussian.
         corrected: Whether moves keep the variance of x0 given x, at no cost (see `GuidedParticles`).
-        ess_threshold, resampling, rejuvenation, genealogy, schedule, sigma_max, sigma_min: See `ParticleSampler`.
+        ess_threshold, resampling, rejuvenation, genealogy, schedule, sigma_max, sigma_min, particles_per_draw: See
+            `ParticleSampler`.
 
     Raises:
         ValueError: If an argument is out of range or unknown, or ``denoised`` is asked for along with corrections.

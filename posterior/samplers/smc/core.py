@@ -117,6 +117,35 @@ def resample_below(state: Particles, share: float, uniform: Callable[[int], Tens
     )
 
 
+def thin(state: Particles, times: int, uniform: Callable[[int], Tensor]) -> Particles:
+    """One particle of each ``times``, drawn by weight and given the weight of all of them; ``times`` divides their number.
+
+    Those of a group are neighbours in order of the direction in which the population varies most, so that the shares of
+    modes stay nearly as they were. Expectations and the evidence keep their means.
+    """
+    w = torch.softmax(state.log_weights.double(), 0)
+    flat = state.x.flatten(1).double()
+    spread = w.sqrt()[:, None] * (flat - w @ flat)
+    small = spread.shape[1] <= spread.shape[0]
+    vectors = torch.linalg.eigh(spread.T @ spread if small else spread @ spread.T).eigenvectors[:, -1]
+    along = flat @ (vectors if small else spread.T @ vectors)
+    groups = along.argsort().reshape(-1, times)
+    logs = state.log_weights[groups]
+    total = torch.logsumexp(logs, 1)
+    steps = torch.softmax(logs.double(), 1).cumsum(1)
+    picked = (steps < uniform(len(groups)).to(steps)[:, None]).sum(1).clamp_max(times - 1)
+    index = groups[torch.arange(len(groups), device=groups.device), picked]
+    return replace(
+        state,
+        x=state.x[index],
+        carried=tuple(t[index] for t in state.carried),
+        log_weights=total - math.log(times),
+        # So many first ancestors as particles are left: some together count as one.
+        eve=state.eve[index] // times,
+        ancestors=None if state.ancestors is None else (*state.ancestors, index),
+    )
+
+
 def gain(log_weights: Tensor, change: Tensor) -> Tensor:
     """``log_weights`` plus ``change``; a particle without weight stays without, whatever the change."""
     return torch.where(log_weights == -torch.inf, log_weights, log_weights + change)

@@ -46,8 +46,8 @@ class FKFilter(GuidedParticles):
 
     Other arguments:
         corrected: Whether moves keep the variance of x0 given x, at no cost (see `GuidedParticles`).
-        ess_threshold, resampling, rejuvenation, genealogy, schedule, sigma_max, sigma_min: See `ParticleSampler`. A rejuvenation
-            move costs two network calls.
+        ess_threshold, resampling, rejuvenation, genealogy, schedule, sigma_max, sigma_min, particles_per_draw: See
+            `ParticleSampler`. A rejuvenation move costs two network calls.
 
     Raises:
         ValueError: If an argument is out of range, the operator is not linear, is too large to be decomposed, or has more than

@@ -34,8 +34,8 @@ class GuidedParticles(ParticleSampler):
     def _guide(self, problem: Problem) -> Guide:
         """The guide of one run."""
 
-    def init(self, problem: Problem, noise: PopulationNoise) -> Particles:
-        """See `Sampler.init`."""
+    def _init(self, problem: Problem, noise: PopulationNoise) -> Particles:
+        """See `ParticleSampler._init`."""
         guide = self._guide(problem)
         sigma = self.levels(problem)[0]
         x, log_ratio = guide.start(problem, sigma, noise)

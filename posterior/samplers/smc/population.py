@@ -6,11 +6,30 @@ import math
 from abc import abstractmethod
 from dataclasses import KW_ONLY, dataclass, replace
 
+from torch import Tensor
+
 from posterior.problem import Problem
 from posterior.samplers.base import Sampler
-from posterior.samplers.smc.core import Particles, PopulationNoise, resample_below
+from posterior.samplers.smc.core import Particles, PopulationNoise, resample_below, thin
 from posterior.samplers.smc.resampling import SCHEMES, Scheme
 from posterior.schedules import LogUniform, Schedule
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """`PopulationNoise` for ``times`` as many particles."""
+
+    noise: PopulationNoise
+    times: int
+    event_shape: tuple[int, ...]
+
+    def __call__(self, shape: tuple[int, ...] | None = None) -> Tensor:
+        """See `PopulationNoise`."""
+        return self.noise((self.times, *(self.event_shape if shape is None else shape))).flatten(0, 1)
+
+    def uniform(self, count: int) -> Tensor:
+        """See `PopulationNoise`."""
+        return self.noise.uniform(count)
 
 
 @dataclass(frozen=True)
@@ -25,6 +44,8 @@ class ParticleSampler(Sampler):
         resampling: "systematic", "stratified" or "multinomial".
         rejuvenation: Moves after each resampling that leave the present target as it is and tell copies apart.
         genealogy: Whether every resampling's parents are kept in the state.
+        particles_per_draw: How many particles a run has for each draw that it returns; where None, 1. All of them pass
+            through every step, and in the end one of each few neighbours is kept, with the weight of all (`thin`).
         schedule: How the noise levels are spaced; where None, equally in log sigma.
         sigma_max: First noise level (standardised units). Where None, 4 standard deviations of the widest
             direction of the prior's reference Gaussian, from whose noised law the particles start; the
@@ -44,6 +65,7 @@ class ParticleSampler(Sampler):
     schedule: Schedule | None = None
     sigma_max: float | None = None
     sigma_min: float | None = None
+    particles_per_draw: int | None = None
 
     population = True
 
@@ -57,6 +79,8 @@ class ParticleSampler(Sampler):
             raise ValueError(f"{name}: resampling must be one of {tuple(SCHEMES)}, got {self.resampling!r}")
         if self.rejuvenation < 0:
             raise ValueError(f"{name}: rejuvenation must not be negative, got {self.rejuvenation}")
+        if self.particles_per_draw is not None and self.particles_per_draw < 1:
+            raise ValueError(f"{name}: particles_per_draw must be at least 1, got {self.particles_per_draw}")
 
     def levels(self, problem: Problem) -> list[float]:
         """The noise levels of this problem, ``steps + 1`` of them."""
@@ -73,9 +97,13 @@ class ParticleSampler(Sampler):
     def _spacing(self, problem: Problem) -> Schedule:
         return self.schedule or LogUniform()
 
+    def init(self, problem: Problem, noise: PopulationNoise) -> Particles:
+        """See `Sampler.init`."""
+        return self._init(problem, self._crowd(problem, noise))
+
     def step(self, problem: Problem, state: Particles, noise: PopulationNoise) -> tuple[Particles, dict[str, float]]:
         """See `Sampler.step`."""
-        levels = self.levels(problem)
+        levels, noise = self.levels(problem), self._crowd(problem, noise)
         sigma, sigma_next = levels[state.index], levels[state.index + 1]
         ready = self._look_ahead(problem, state, sigma, sigma_next)
         ready = resample_below(ready, self.ess_threshold, noise.uniform, self.resampling)
@@ -83,8 +111,22 @@ class ParticleSampler(Sampler):
         if sigma_next > 0 and ready.resamplings > state.resamplings:
             for _ in range(self.rejuvenation):
                 moved = self._rejuvenate(problem, moved, sigma, sigma_next, noise)
+        if sigma_next == 0 and isinstance(noise, Crowd):
+            moved = thin(moved, noise.times, noise.uniform)
         moved = replace(moved, index=state.index + 1)
         return moved, {"sigma": sigma_next, "ess": moved.ess}
+
+    def _per_draw(self, problem: Problem) -> int:
+        """`particles_per_draw` of this problem."""
+        return self.particles_per_draw or 1
+
+    def _crowd(self, problem: Problem, noise: PopulationNoise) -> PopulationNoise:
+        times = self._per_draw(problem)
+        return noise if times == 1 else Crowd(noise, times, problem.event_shape)
+
+    @abstractmethod
+    def _init(self, problem: Problem, noise: PopulationNoise) -> Particles:
+        """The population before its first step."""
 
     def _look_ahead(self, problem: Problem, state: Particles, sigma: float, sigma_next: float) -> Particles:
         """The population with what is known of the next weights before it moves."""

@@ -45,6 +45,8 @@ class TDS(ParticleSampler):
             network calls and the vector-Jacobian products of a step each.
         schedule: How the noise levels are spaced; where None, equally in log sigma, and for operators that are not
             linear by `Karras` with rho = 3, whose steps are short where the data choose among modes.
+        particles_per_draw: See `ParticleSampler`; where None, 1, and 2 for operators that are not linear, whose twist is
+            rougher.
         ess_threshold, resampling, genealogy, sigma_max, sigma_min: See `ParticleSampler`. From
             sigma_min x0 = D, and the last weight is p(y | x0): for data more precise than A x is at this
             level, particles last only if it is lowered below their noise.
@@ -66,8 +68,8 @@ class TDS(ParticleSampler):
         if self.twist not in TwistName.__args__:
             raise ValueError(f"TDS: twist must be one of {TwistName.__args__}, got {self.twist!r}")
 
-    def init(self, problem: Problem, noise: PopulationNoise) -> Particles:
-        """See `Sampler.init`."""
+    def _init(self, problem: Problem, noise: PopulationNoise) -> Particles:
+        """See `ParticleSampler._init`."""
         twist = self._twist(problem)
         sigma = self.levels(problem)[0]
         x, log_ratio = twist.start(problem, sigma, noise)
@@ -95,6 +97,9 @@ class TDS(ParticleSampler):
 
     def _spacing(self, problem: Problem) -> Schedule:
         return self.schedule or (LogUniform() if problem.likelihood.model.linear else Karras(3.0))
+
+    def _per_draw(self, problem: Problem) -> int:
+        return self.particles_per_draw or (1 if problem.likelihood.model.linear else 2)
 
     def _twist(self, problem: Problem) -> Twist:
         kind = self.twist
