@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from posterior.problem import Problem
 from posterior.samplers.smc.core import PopulationNoise
 from posterior.samplers.smc.guided import GuidedParticles
 from posterior.samplers.smc.guides import Guide
-from posterior.samplers.smc.kernels import ModelKernel, catch_up, reference_of, reply
+from posterior.samplers.smc.kernels import ModelKernel, reference_of, reply
 from posterior.samplers.smc.measurements import LARGEST_DENSE, half_log_det, log_normal, solve, solve_transposed
 from posterior.svd import singular_system
 
@@ -75,17 +77,15 @@ class PinnedKernel(ModelKernel):
 
     Args:
         now: Singular coordinates of x, (N, m).
-        pinned: Vectors (k, n) of those that are still on their way after the move.
+        free: What leaves a field but for those that are still on their way after the move.
     """
 
     now: Tensor
-    pinned: Tensor
+    free: Callable[[Tensor], Tensor]
 
     def correct(self, ahead: Tensor, d: Tensor, d_ahead: Tensor) -> Tensor:
         """See `Kernel.correct`; only what moves freely, so that pseudo-observations stay satisfied."""
-        change = catch_up(self.r) * (d_ahead - d - self.reply.apply(ahead - self.mean)).flatten(1)
-        change = change - change @ self.pinned.T @ self.pinned
-        return ahead + change.reshape(ahead.shape)
+        return ahead + self.free(super().correct(ahead, d, d_ahead) - ahead)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Sight:
         a, b, e: (k,).
         lift: Cov[x', Y | x], (n, k).
         root: Factor of Cov[Y | x], (k, k).
-        passed: Standard deviations of the noise of those that are met in the move, the last ones.
+        own: Standard deviations of the noise but for what x0 adds to it, (k,).
     """
 
     a: Tensor
@@ -106,7 +106,7 @@ class Sight:
     e: Tensor
     lift: Tensor
     root: Tensor
-    passed: Tensor
+    own: Tensor
 
 
 class PseudoObservations(Guide):
@@ -116,21 +116,21 @@ class PseudoObservations(Guide):
         rows: Vectors of the coordinates that are seen, (m, n), by rising tau.
         tau: Their noise levels, (m,).
         y: Their values, (m,).
+        order: Which of all coordinates they are, (m,).
     """
 
     def __init__(self, problem: Problem) -> None:
-        system = singular_system(problem, "FKFilter")
+        self.system = system = singular_system(problem, "FKFilter")
         gains = system.gains.flatten()
-        order = gains.argsort(descending=True)[: int((gains > 0).sum())]
+        self.order = order = gains.argsort(descending=True)[: int((gains > 0).sum())]
         if len(order) > LARGEST_DENSE:
             raise ValueError(
                 f"FKFilter: operator {type(problem.likelihood.model.physics).__name__} has {len(order)} singular values, whose "
                 f"covariance is a matrix, and at most {LARGEST_DENSE} are taken; use a sampler without particles "
                 "(MMPS, GaussianBridge)"
             )
-        units = gains.new_zeros(len(order), len(gains))
-        units[torch.arange(len(order)), order] = 1
-        self.rows = system.synthesise(units.reshape(-1, *problem.event_shape)).flatten(1)
+        unit = torch.eye(len(order), dtype=gains.dtype, device=gains.device)
+        self.rows = self._field(unit, order, system.gains).flatten(1)
         self.tau = 1 / gains[order]
         self.y = system.solution.flatten()[order]
         self.reference = reference_of(problem)
@@ -145,7 +145,7 @@ class PseudoObservations(Guide):
         cov, white = self.reference.covariance(problem.event_shape), noise()
         mean = self.reference.mean(problem.event_shape) + torch.zeros_like(white)
         wide, answer = cov.plus_white(sigma**2), reply(cov, sigma)
-        kernel = PinnedKernel(mean, wide, mean, answer, 0.0, white.new_zeros(len(white), len(self.y)), self.rows)
+        kernel = PinnedKernel(mean, wide, mean, answer, 0.0, white.new_zeros(len(white), len(self.y)), torch.zeros_like)
         x = self._draw(problem, kernel, white, (math.inf, sigma), noise)
         return x, self.log_ratio(problem, kernel, x, (math.inf, sigma))
 
@@ -161,8 +161,8 @@ class PseudoObservations(Guide):
     def kernel(self, problem: Problem, x: Tensor, d: Tensor, sigma: float, sigma_next: float) -> PinnedKernel:
         """See `Guide.kernel`."""
         move = ModelKernel.of(self.reference, x, d, sigma, sigma_next)
-        pinned = self.rows[: self._count(sigma_next)]
-        return PinnedKernel(move.mean, move.cov, move.foreseen, move.reply, move.r, self._analyse(x), pinned)
+        free = partial(self._free, pinned=self._count(sigma_next))
+        return PinnedKernel(move.mean, move.cov, move.foreseen, move.reply, move.r, self._analyse(x), free)
 
     def expect(self, problem: Problem, kernel: PinnedKernel, now: Tensor, step: tuple[float, float]) -> Tensor:
         """See `Guide.expect`."""
@@ -183,23 +183,26 @@ class PseudoObservations(Guide):
         """See `Guide.renoise`; coordinates whose value at tau_i > sigma is known go up by the bridge to it."""
         white = math.sqrt(above**2 - sigma**2) * noise()
         first = self._count(sigma)
-        rows, y, tau2 = self.rows[first:], self.y[first:], self.tau[first:] ** 2
-        c, z = x.flatten(1) @ rows.T, white.flatten(1) @ rows.T
+        y, tau2 = self.y[first:], self.tau[first:] ** 2
+        c, z = self._analyse(x)[:, first:], self._analyse(white)[:, first:]
         share = ((above**2 - sigma**2) / (tau2 - sigma**2)).clamp_max(1)
         left = (above**2 - tau2).abs()
         variance = torch.where(tau2 > above**2, share * left, left)
         shift = share * (y - c) + (variance.sqrt() / math.sqrt(above**2 - sigma**2) - 1) * z
-        return x + white + (shift @ rows).reshape(x.shape)
+        return x + white + self._field(shift, self.order[first:], x)
 
     def _draw(
         self, problem: Problem, kernel: PinnedKernel, white: Tensor, step: tuple[float, float], noise: PopulationNoise
     ) -> Tensor:
         sight = self._sight(problem, kernel, step)
         free = kernel.draw(white)
-        root = self._root(problem, step[1])
-        eta = noise((len(sight.a),))
-        eta = torch.cat([eta[:, : len(root)] @ root.T, eta[:, len(root) :] * sight.passed], 1)
-        off = self.y[: len(sight.a)] - self._told(kernel, sight, free, kernel.foresee(free)) - eta
+        # Noise belongs to coordinates whatever their order: rounding decides it where gains are equal.
+        k = len(sight.a)
+        eta = sight.own * noise().flatten(1)[:, self.order[:k]]
+        if self._count(step[1]) > 0:
+            inside = self.reference.error_covariance(problem.event_shape, step[1]).sqrt(noise())
+            eta = eta + sight.b * self._analyse(inside, k)
+        off = self.y[:k] - self._told(kernel, sight, free, kernel.foresee(free)) - eta
         update = solve_transposed(sight.root, solve(sight.root, off)) @ sight.lift.T
         return free + update.reshape(free.shape)
 
@@ -239,18 +242,28 @@ class PseudoObservations(Guide):
             a, b = torch.where(is_ahead, rho, near), torch.where(is_ahead, 1 - rho, 0.0)
             seen = a[:, None] * rows + b[:, None] * _apply(kernel.reply, rows, problem)
             lifted = _apply(kernel.cov, seen, problem)
-            passed = ((tau2 - sigma_next**2) * near)[ahead:].clamp_min(0).sqrt()
+            own = torch.where(is_ahead, tau2 * b, (tau2 - sigma_next**2) * near).clamp_min(0)
             root = self._root(problem, sigma_next)
-            own = torch.block_diag(root @ root.T, torch.diag(passed**2))
-            wide = torch.linalg.cholesky(_quadratic(lifted, seen) + own)
+            noise = torch.block_diag(root @ root.T, torch.diag(own[ahead:]))
+            wide = torch.linalg.cholesky(_quadratic(lifted, seen) + noise)
             _forget(self._sights, KEPT)
             e = torch.where(is_ahead, 0.0, 1 - near)
-            self._sights[step] = Sight(a, b, e, lifted.T, wide, passed)
+            self._sights[step] = Sight(a, b, e, lifted.T, wide, own.sqrt())
         return self._sights[step]
 
     def _analyse(self, x: Tensor, k: int | None = None) -> Tensor:
         """The first ``k`` coordinates, all where None, of fields: (N, k)."""
-        return x.flatten(1) @ self.rows[:k].T
+        return self.system.analyse(x).flatten(1)[:, self.order[:k]]
+
+    def _field(self, c: Tensor, order: Tensor, like: Tensor) -> Tensor:
+        """The fields of some coordinates ``c`` (N, k), those of ``order``."""
+        full = c.new_zeros(len(c), like[0].numel())
+        full[:, order] = c
+        return self.system.synthesise(full.reshape(-1, *like.shape[1:]))
+
+    def _free(self, x: Tensor, pinned: int) -> Tensor:
+        """Fields without their first coordinates."""
+        return x - self._field(self._analyse(x, pinned), self.order[:pinned], x)
 
     def _count(self, sigma: float) -> int:
         """How many coordinates have their tau below ``sigma``."""
