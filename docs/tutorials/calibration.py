@@ -6,6 +6,8 @@
 # in closed form. Here it is, which shows what the checks see.
 
 # %%
+from dataclasses import replace
+
 import torch
 
 import posterior
@@ -52,7 +54,8 @@ judged = assess(worse)
 print(judged)
 
 # %%
-plots.coverage([a.findings["SBC pixels"] for a in (found, judged)])
+both = {"GaussianBridge": found, "DPS": judged}
+plots.coverage([replace(a.findings["SBC pixels"], name=name) for name, a in both.items()])
 
 # %% [markdown]
 # Below the diagonal intervals are too narrow, above it too wide. In the histogram of ranks the first is a bowl, the truth too

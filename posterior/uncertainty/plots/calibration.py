@@ -36,11 +36,11 @@ def coverage(
     """
     figure, ax = one_axes(ax)
     several = _several(ranks)
-    for colour, one in zip(_colours(several), several, strict=True):
-        _curve(ax, one.coverage(levels, band), colour, one, alone=len(several) == 1)
+    p_values = [one.coverage_p_value() for one in several]
+    for colour, one, p in zip(_colours(several), several, p_values, strict=True):
+        _curve(ax, one.coverage(levels, band), colour, one, p, alone=len(several) == 1)
     ax.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--", label="calibrated")
-    p_value = several[0].coverage_p_value()
-    _finish(ax, "nominal coverage", "share of truths inside", "coverage of central intervals", several, p_value=p_value)
+    _finish(ax, "nominal coverage", "share of truths inside", "coverage of central intervals", p_values, several)
     return figure
 
 
@@ -65,13 +65,12 @@ def ecdf(
     figure, ax = one_axes(ax)
     several = _several(ranks)
     for colour, one in zip(_colours(several), several, strict=True):
-        _curve(ax, one.ecdf(points, band), colour, one, alone=len(several) == 1, difference=difference)
+        _curve(ax, one.ecdf(points, band), colour, one, one.p_value, alone=len(several) == 1, difference=difference)
     ax.plot([0, 1], [0, 0] if difference else [0, 1], color="black", linewidth=0.8, linestyle="--", label="calibrated")
     tarp = all(one.name.startswith("TARP") for one in several)
     x, y = ("credibility level", "expected coverage") if tarp else ("fractional rank of the truth", "share of trials")
-    _finish(
-        ax, x, f"{y} - level" if difference else y, "TARP" if tarp else "distribution of ranks", several, square=not difference
-    )
+    title, p_values = "TARP" if tarp else "distribution of ranks", [one.p_value for one in several]
+    _finish(ax, x, f"{y} - level" if difference else y, title, p_values, several, square=not difference)
     return figure
 
 
@@ -103,7 +102,7 @@ def rank_histogram(ranks: Ranks, bins: int = 10, *, band: float = 0.95, ax: Axes
         ax.errorbar(at, values, yerr=off, fmt="none", ecolor="black", elinewidth=1, capsize=2, label=f"{100 * band:.0f} % band")
     ax.axhline(1 / bins, color="black", linewidth=0.8, linestyle="--", label="calibrated")
     ax.set_ylim(0, max(1.35 * float(max(values.max(), upper.max())), 2 / bins))
-    _finish(ax, "fractional rank of the truth", "share of trials", plain(ranks.name), [ranks], square=False)
+    _finish(ax, "fractional rank of the truth", "share of trials", plain(ranks.name), [ranks.p_value], [ranks], square=False)
     return figure
 
 
@@ -127,7 +126,7 @@ def _arrays(curve: Curve) -> tuple[np.ndarray, ...]:
     return tuple(v.detach().cpu().numpy() for v in (curve.at, curve.values, curve.lower, curve.upper, curve.expected))
 
 
-def _curve(ax: Axes, curve: Curve, colour: str, ranks: Ranks, *, alone: bool, difference: bool = False) -> None:
+def _curve(ax: Axes, curve: Curve, colour: str, ranks: Ranks, p: float, *, alone: bool, difference: bool = False) -> None:
     at, values, lower, upper, expected = _arrays(curve)
     if difference:
         values, lower, upper = values - expected, lower - expected, upper - expected
@@ -135,21 +134,18 @@ def _curve(ax: Axes, curve: Curve, colour: str, ranks: Ranks, *, alone: bool, di
     shade, alpha = ("black", 0.15 if alone else 0.08) if about_expected else (colour, 0.25)
     label = f"{100 * curve.band:.0f} % band" if alone else None
     ax.fill_between(at, lower, upper, color=shade, alpha=alpha, linewidth=0, label=label)
-    name = "measured" if alone else f"{plain(ranks.name)}, p = {ranks.p_value:.2g}"
+    name = "measured" if alone else f"{plain(ranks.name)}, p = {p:.2g}"
     ax.plot(at, values, color=colour, linewidth=1.4, marker="o" if len(at) < 25 else "", markersize=3, label=name)
 
 
-def _finish(
-    ax: Axes, x: str, y: str, title: str, several: list[Ranks], *, square: bool = True, p_value: float | None = None
-) -> None:
+def _finish(ax: Axes, x: str, y: str, title: str, p_values: list[float], several: list[Ranks], *, square: bool = True) -> None:
     ax.set_xlabel(x, fontsize=9)
     ax.set_ylabel(y, fontsize=9)
     ax.set_xlim(0, 1)
     if square:
         ax.set_ylim(0, 1)
     if len(several) == 1:
-        n, p_value = len(several[0].values), several[0].p_value if p_value is None else p_value
-        title = f"{title} ({n} trials, p = {p_value:.2g})"
+        title = f"{title} ({len(several[0].values)} trials, p = {p_values[0]:.2g})"
     ax.set_title(title, fontsize=10)
     ax.tick_params(labelsize=8)
     ax.legend(fontsize=8, frameon=False)

@@ -74,7 +74,7 @@ def sparsification(found: Sparsification, *, ax: Axes | None = None) -> Figure:
     ax.set_ylim(0, 1.1)
     ax.set_xlabel("share of pixels taken out", fontsize=9)
     ax.set_ylabel("error of the rest / error of all", fontsize=9)
-    _finish(ax, f"sparsification: AUSE {found.ause:.3f} (random {found.random:.3f})")
+    _finish(ax, f"sparsification: AUSE {found.ause:.3f} (random {found.random:.3f})", "lower left")
     return figure
 
 
@@ -132,7 +132,7 @@ def residuals(found: ResidualCheck, *, ax: Axes | None = None) -> Figure:
     return figure
 
 
-def _finish(ax: Axes, title: str) -> None:
+def _finish(ax: Axes, title: str, where: str = "best") -> None:
     ax.set_title(title, fontsize=10)
     ax.tick_params(labelsize=8)
-    ax.legend(fontsize=8, frameon=False)
+    ax.legend(fontsize=8, frameon=False, loc=where)
