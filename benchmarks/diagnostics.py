@@ -2,15 +2,18 @@
 
 python -m benchmarks.diagnostics                    100 repetitions of exact samples, 20 of each fault, 500 trials each
 python -m benchmarks.diagnostics --repetitions 10   fewer of both
-python -m benchmarks.diagnostics --only reliability one row, the others as they are on the page
+python -m benchmarks.diagnostics --renew reliability one row again, the others as they were measured
+
+p-values are kept in benchmarks/results/diagnostics.json, from where a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +43,8 @@ from posterior.uncertainty import (
 )
 
 RESULT = Path(__file__).parent.parent / "docs" / "results-diagnostics.md"
+PVALUES = Path(__file__).parent / "results" / "diagnostics.json"
+BLOCK = 10  # repetitions between two looks at the disk
 SIDE, SIGMA, HEIGHT, SHARE = 6, 0.3, 2.0, 0.7
 GAUSSIAN_FAULTS = ("exact", "std x 0.85", "std x 1.15", "bias 0.3 std", "prior only", "wrong correlations")
 BIMODAL_FAULTS = ("exact, two modes", "dropped mode")
@@ -194,7 +199,7 @@ DIAGNOSTICS: dict[str, Callable[[Trials, int], float]] = {
 def measure(
     fault: str, repetitions: int, n: int = 500, first: int = 0, only: Iterable[str] = tuple(DIAGNOSTICS)
 ) -> dict[str, list[float]]:
-    """p-values of every diagnostic, one for each repetition."""
+    """p-values of every diagnostic, one for each repetition; repetition ``r`` has the seed ``r``."""
     toy = Toy.make()
     found: dict[str, list[float]] = {name: [] for name in only}
     for r in range(first, first + repetitions):
@@ -202,6 +207,18 @@ def measure(
         for name, values in found.items():
             values.append(DIAGNOSTICS[name](trials, r))
     return found
+
+
+def complete(kept: dict[str, list[float]], fault: str, repetitions: int, n: int) -> Iterator[dict[str, list[float]]]:
+    """Add to the p-values of a fault what is missing, some repetitions at a time; after each, all that there is."""
+    for first in range(0, repetitions, BLOCK):
+        last = min(first + BLOCK, repetitions)
+        missing = [name for name in DIAGNOSTICS if len(kept.get(name, ())) < last]
+        if missing:
+            begin = min(len(kept.get(name, ())) for name in missing)
+            for name, values in measure(fault, last - begin, n, begin, missing).items():
+                kept[name] = kept.get(name, [])[:begin] + [float(f"{p:.3g}") for p in values]
+            yield kept
 
 
 def cannot_see(fault: str) -> set[str]:
@@ -213,17 +230,10 @@ def rows_of(results: dict[str, dict[str, list[float]]]) -> dict[str, list[str]]:
     """By diagnostic, and for all together, the share of repetitions of each fault with p below 0.01."""
     found: dict[str, list[str]] = {}
     for r in results.values():
-        if len(r) == len(DIAGNOSTICS):
-            r = r | {TOGETHER: [min(1.0, min(p) * len(p)) for p in zip(*r.values(), strict=True)]}
-        for name, values in r.items():
+        together = [min(1.0, min(p) * len(p)) for p in zip(*r.values(), strict=True)]
+        for name, values in (r | {TOGETHER: together}).items():
             found.setdefault(name, []).append(f"{sum(p <= 0.01 for p in values) / len(values):.2f}")
     return found
-
-
-def kept(page: Path) -> dict[str, list[str]]:
-    """The rows of an earlier page, as `rows_of` gives them."""
-    lines = (line.strip("| ").split(" | ") for line in page.read_text().splitlines() if line.startswith("| "))
-    return {name: [cell.strip("()") for cell in cells] for name, *cells in lines}
 
 
 def table(rows: dict[str, list[str]], repetitions: list[int], n: int) -> str:
@@ -239,12 +249,11 @@ def table(rows: dict[str, list[str]], repetitions: list[int], n: int) -> str:
         f"| diagnostic | {' | '.join(heads)} |",
         "|" + "---|" * (len(FAULTS) + 1),
     ]
-    for name in (*DIAGNOSTICS, *([TOGETHER] if TOGETHER in rows else [])):
+    for name in (*DIAGNOSTICS, TOGETHER):
         blind = (name in cannot_see(fault) for fault in FAULTS)
         cells = (f"({share})" if b else share for share, b in zip(rows[name], blind, strict=True))
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    if TOGETHER in rows:
-        lines += ["", f"{TOGETHER}: the smallest of all p-values times their number, as `posterior.uncertainty.assess` has it."]
+    lines += ["", f"{TOGETHER}: the smallest of all p-values times their number, as `posterior.uncertainty.assess` has it."]
     lines += ["", "Blind, or nearly so, and why:", ""]
     for fault, reasons in BLIND.items():
         lines += [f"- {fault}: {', '.join(names)}: {why}." for why, names in reasons.items()]
@@ -257,15 +266,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repetitions", type=int, help="of each; 100 of exact samples and 20 of faults where not given")
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--only", nargs="+", choices=list(DIAGNOSTICS), help="measure these, keep the page's other rows")
+    parser.add_argument("--results", type=Path, default=PVALUES, help="what was measured; it goes on from there")
+    parser.add_argument("--renew", nargs="+", choices=list(DIAGNOSTICS), default=[], help="measure these again")
     a = parser.parse_args(arguments)
     torch.set_num_threads(1)
     repetitions = [a.repetitions or (100 if fault.startswith("exact") else 20) for fault in FAULTS]
-    results = {}
+    kept = json.loads(a.results.read_text()) if a.results.exists() else {}
+    if kept.get("trials") != a.trials:
+        kept = {"trials": a.trials, "p": {}}
     for fault, count in zip(FAULTS, repetitions, strict=True):
-        results[fault] = measure(fault, count, a.trials, only=a.only or DIAGNOSTICS)
+        of_fault = kept["p"].setdefault(fault, {})
+        for name in a.renew:
+            of_fault.pop(name, None)
+        for _ in complete(of_fault, fault, count, a.trials):
+            a.results.write_text(json.dumps(kept) + "\n")
         print(f"{fault}: done", flush=True)
-    text = table((kept(a.out) if a.only else {}) | rows_of(results), repetitions, a.trials)
+    chosen = {f: {name: kept["p"][f][name][:n] for name in DIAGNOSTICS} for f, n in zip(FAULTS, repetitions, strict=True)}
+    text = table(rows_of(chosen), repetitions, a.trials)
     a.out.write_text(text)
     print(text)
 
