@@ -5,12 +5,14 @@ python -m docs.build --only calibration one tutorial, and the rest of the pages
 python -m docs.build --no-tutorials     pages and reference only
 
 Needs the extra ``docs``. The tutorials are kept as scripts (jupytext's percent format) in docs/tutorials: they run as they
-are, too. Here each becomes a notebook, is executed from its first cell to its last, and fails the build if a cell fails.
+are, too. Here each becomes a notebook, is executed from its first cell to its last, and fails the build if a cell fails. What
+was executed is kept until the tutorial or the code changes; --renew executes it again.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import logging
 import os
@@ -18,11 +20,16 @@ import re
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 BUILD = ROOT / "build"
 PAGES = BUILD / "docs"
+EXECUTED = BUILD / "executed"
 _FIRST = ("mri", "weather", "calibration", "comparing-samplers")  # in the menu; the others follow by name
 TUTORIALS = (*_FIRST, *sorted({p.stem for p in (DOCS / "tutorials").glob("*.py")} - set(_FIRST)))
 # Pages from outside docs/, under the names they have in the site.
@@ -86,26 +93,57 @@ def linked(text: str, source: Path, tutorials: tuple[str, ...] = TUTORIALS) -> s
     return re.sub(r"\[([^\]]*)\]\(#\)", r"\1", _LINK.sub(address, text))
 
 
-def tutorial(name: str) -> float:
-    """Execute one tutorial and write it as a page, with its figures and the notebook to download; seconds it took."""
+def code() -> bytes:
+    """Digest of what a tutorial imports and loads."""
+    digest = hashlib.sha256()
+    kinds = {".py", ".pyi", ".css", ".js", ".json"}
+    for folder in ("operators", "posterior", "data/priors"):
+        for path in sorted(p for p in (ROOT / folder).rglob("*") if p.suffix in kinds and p.is_file()):
+            digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.digest()
+
+
+def executed(name: str, renew: bool = False) -> NotebookNode:
+    """A tutorial as an executed notebook, whose metadata say how many seconds it took.
+
+    It is kept in build/executed until the tutorial or the code changes: a build that was stopped goes on from there.
+    """
     import jupytext
     import nbformat
     from nbclient import NotebookClient
-    from nbconvert import MarkdownExporter
 
-    notebook = jupytext.read(DOCS / "tutorials" / f"{name}.py")
+    source = DOCS / "tutorials" / f"{name}.py"
+    key = hashlib.sha256(code() + source.read_bytes()).hexdigest()[:16]
+    kept = EXECUTED / f"{name}-{key}.ipynb"
+    if kept.exists() and not renew:
+        return nbformat.read(kept, as_version=4)
+    notebook = jupytext.read(source)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     start = time.monotonic()
     where = {"metadata": {"path": str(ROOT)}}
     NotebookClient(notebook, timeout=1800, kernel_name="python3", coalesce_streams=True, resources=where).execute()
-    seconds = time.monotonic() - start
+    notebook.metadata["executed_seconds"] = round(time.monotonic() - start)
+    EXECUTED.mkdir(parents=True, exist_ok=True)
+    for old in EXECUTED.glob(f"{name}-{'?' * 16}.ipynb"):
+        old.unlink()
+    nbformat.write(notebook, kept)
+    return notebook
+
+
+def tutorial(name: str, renew: bool = False) -> int:
+    """Write one executed tutorial as a page, with its figures and the notebook to download; seconds it took to execute."""
+    import nbformat
+    from nbconvert import MarkdownExporter
+
+    notebook = executed(name, renew)
+    seconds = notebook.metadata["executed_seconds"]
     folder = PAGES / "tutorials"
     nbformat.write(notebook, folder / f"{name}.ipynb")
     body, resources = MarkdownExporter().from_notebook_node(notebook, {"output_files_dir": name, "unique_key": name})
     for file, data in resources["outputs"].items():
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_bytes(data)
-    note = f"\n\n*[This page as a notebook]({name}.ipynb), executed in {seconds:.0f} s.*\n"
+    note = f"\n\n*[This page as a notebook]({name}.ipynb), executed in {seconds} s.*\n"
     (folder / f"{name}.md").write_text(body.rstrip() + note, encoding="utf-8")
     return seconds
 
@@ -157,13 +195,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=TUTORIALS, action="append", help="run this tutorial only; may be repeated")
     parser.add_argument("--no-tutorials", action="store_true", help="run none")
+    parser.add_argument("--renew", action="store_true", help="run also what was run with the same code")
     a = parser.parse_args(arguments)
     chosen = () if a.no_tutorials else tuple(a.only or TUTORIALS)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")  # why a strict build fails
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     stage(chosen)
     for name in chosen:
-        print(f"{name}: executed in {tutorial(name):.0f} s", flush=True)
+        print(f"{name}: executed in {tutorial(name, a.renew)} s", flush=True)
     reference()
     print(f"wrote {site(chosen)}")
 

@@ -57,6 +57,39 @@ def test_links_are_those_of_the_site(text, page, wanted):
     assert build.linked(text, ROOT / page) == wanted
 
 
+def test_a_tutorial_is_executed_once_for_each_code(tmp_path, monkeypatch):
+    pytest.importorskip("jupytext")
+    pytest.importorskip("nbconvert")
+    nbclient = pytest.importorskip("nbclient")
+    (tmp_path / "tutorials").mkdir()
+    source = tmp_path / "tutorials" / "one.py"
+    source.write_text("# %%\nprint(1)\n")
+    runs = []
+
+    class Client:
+        def __init__(self, notebook, **settings):
+            self.notebook = notebook
+
+        def execute(self):
+            runs.append(self.notebook.cells[0].source)
+
+    monkeypatch.setattr(nbclient, "NotebookClient", Client)
+    for name, path in {"DOCS": tmp_path, "EXECUTED": tmp_path / "kept", "PAGES": tmp_path / "pages"}.items():
+        monkeypatch.setattr(build, name, path)
+    (tmp_path / "pages" / "tutorials").mkdir(parents=True)
+    for _ in range(2):
+        build.tutorial("one")
+    assert runs == ["print(1)"]
+    assert "print(1)" in (tmp_path / "pages" / "tutorials" / "one.md").read_text()
+    build.tutorial("one", renew=True)
+    source.write_text("# %%\nprint(2)\n")
+    build.tutorial("one")
+    monkeypatch.setattr(build, "code", lambda: b"changed")
+    build.tutorial("one")
+    assert runs == ["print(1)", "print(1)", "print(2)", "print(2)"]
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+
+
 def test_a_tutorial_that_is_not_built_is_not_linked():
     assert build.linked("[a](tutorials/mri.py)", ROOT / "docs" / "index.md", ("weather",)) == "a"
 
@@ -66,7 +99,7 @@ def test_the_site_builds_with_all_tutorials():
     for library in ("mkdocs", "mkdocstrings", "jupytext", "nbclient", "nbconvert"):
         if importlib.util.find_spec(library) is None:
             pytest.skip(f"{library} is not installed: pip install 'posterior[docs]'")
-    made = subprocess.run([sys.executable, "-m", "docs.build"], cwd=ROOT, capture_output=True, text=True)
+    made = subprocess.run([sys.executable, "-m", "docs.build", "--renew"], cwd=ROOT, capture_output=True, text=True)
     assert made.returncode == 0, made.stdout + made.stderr
     for name in build.TUTORIALS:
         page = (ROOT / "build" / "site" / "tutorials" / f"{name}.html").read_text(encoding="utf-8")
