@@ -11,6 +11,7 @@ docs/results-calibration.md.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import textwrap
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from benchmarks.harness.source import revision
 from benchmarks.harness.table import first_line, machine
 from posterior._memory import keep_large_blocks
 from posterior.recipes.calibration import SAMPLERS, make_problem, make_sampler, yardstick
-from posterior.uncertainty import Trials, leave_one_out, recalibrate_spread, tarp
+from posterior.uncertainty import Trial, Trials, leave_one_out, recalibrate_spread, tarp
 from posterior.uncertainty._statistics import bootstrap
 from posterior.uncertainty.quantities import log_likelihood, pixels
 from posterior.uncertainty.ranks import rank_truths, uniform_ranks
@@ -42,6 +43,7 @@ SMALLEST_REPAIR = 25  # trials from which on there is one
 OPTIONS = {"mri-4x": {"side": 48}, "mri-8x": {"side": 48}}
 DEFAULT = "GaussianBridge"
 DIVERGED = 100  # times the CRPS of the default sampler
+WAVES = (24, 12, 6)  # pixels
 POPULATIONS = ("TDS", "AFDPS", "FKFilter")  # samplers whose draws are the particles of one run
 
 
@@ -104,6 +106,7 @@ def score(problem: str, trials: Trials, sampler: str) -> dict[str, Any]:
             "TARP": tarp(trials).p_value,
         }
     if len(trials) >= SMALLEST_REPAIR:
+        row["scales"] = scales(trials)
         first = round(REPAIR * len(trials))
         row["repair"] = {
             name: {**repair.record(), "check": check.record(), "text": str(repair)}
@@ -114,6 +117,19 @@ def score(problem: str, trials: Trials, sampler: str) -> dict[str, Any]:
         if first >= TESTED:
             row["spread_factor"] = recalibrate_spread(shown.split(first)[0]).factor
     return row
+
+
+def scales(trials: Trials) -> list[float]:
+    """Unbiased spread / skill of the waves of a field, the longest first: `WAVES` are the lengths between the bands."""
+    sums = torch.zeros(2, len(WAVES) + 1, dtype=torch.float64)
+    for trial in trials:
+        waves = torch.fft.fft2(trial.equally_weighted().members.double(), norm="ortho")
+        h, w = (torch.fft.fftfreq(n, dtype=torch.float64) for n in waves.shape[-2:])
+        band = torch.bucketize(torch.hypot(h[:, None], w) - 1e-9, torch.tensor([1 / length for length in WAVES]))
+        for k in range(len(WAVES) + 1):
+            members = torch.view_as_real(waves[..., band == k].resolve_conj())
+            sums[:, k] += torch.stack([v.sum() for v in unbiased(Trial(members[0], members[1:]))])
+    return (sums[0] / sums[1].clamp_min(1e-30)).sqrt().tolist()
 
 
 def draw(problem: str, sampler: str, size: Size, folder: Path, workers: int) -> None:
@@ -178,9 +194,21 @@ def section(problem: str, rows: list[dict[str, Any]]) -> list[str]:
     missing = [s for s in SAMPLERS if s not in {r["sampler"] for r in rows}]
     lines += [f"- Not run yet: {', '.join(missing)}.", ""] if missing else [""]
     for row in good:
+        if "scales" in row:
+            lines += [*wrapped(_of_scales(row)), ""]
         if "repair" in row:
             lines += _repair(row)
     return lines
+
+
+def _of_scales(row: dict[str, Any]) -> str:
+    longest, *others = row["scales"]
+    spans = [f"{low} to {high}" for high, low in itertools.pairwise(WAVES)] + [f"less than {WAVES[-1]}"]
+    shown = ", ".join(f"{ratio:.2f} for {span}" for ratio, span in zip(others, spans, strict=True))
+    return (
+        f"Spread / skill of {row['sampler']} by the length of waves: {longest:.2f} for {WAVES[0]} pixels and more, {shown}. "
+        "Where long waves spread too little, intervals of region means hold too little, whatever those of pixels hold."
+    )
 
 
 def _cells(r: dict[str, Any]) -> list[str]:

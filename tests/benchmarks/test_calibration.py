@@ -7,7 +7,7 @@ import torch
 
 import benchmarks.calibration as bench
 from posterior.recipes.calibration import SAMPLERS, make_problem
-from posterior.uncertainty import Trials
+from posterior.uncertainty import Trial, Trials
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,19 @@ def test_a_row_says_what_the_trials_say(trials):
     assert all(p > 0.001 for p in row["p_values"].values()) and len(row["p_values"]) == 4
     assert row["repair"]["pixels"]["trials"] == 27 and row["leave_one_out"]["pixels"]["trials"] == 45
     json.dumps(row["repair"], allow_nan=False)
+    assert row["scales"] == pytest.approx([1, 1, 1, 1], abs=0.15)
     few = bench.score("gaussian-field", Trials(list(trials)[:3]), "GaussianBridge")
     assert "p_values" not in few and "repair" not in few and len(few["coverage"]) == 4
+
+
+def test_waves_that_spread_too_little_are_told_from_others(trials):
+    def narrower(trial):
+        """Draws whose field mean, the longest wave, is half as uncertain."""
+        means = trial.draws.mean((-2, -1), keepdim=True)
+        return Trial(trial.truth, trial.draws - 0.5 * (means - means.mean(0)))
+
+    before, after = bench.scales(trials), bench.scales(trials.map(narrower))
+    assert after[0] < 0.9 * before[0] and after[1:] == pytest.approx(before[1:])
 
 
 def test_the_page_shows_rows_reasons_and_what_is_missing(trials):
@@ -51,6 +62,7 @@ def test_the_page_shows_rows_reasons_and_what_is_missing(trials):
     assert "| GaussianBridge | 45 x 19 |" in text and "DDRM could not run: `TypeError: no`" in text
     assert "Not run yet: MMPS," in text and "### Repair of GaussianBridge" in text and "exchangeable" in text
     assert "## Pressure" not in text and "diverged" not in text
+    assert "for 24 pixels and more" in text and "for less than 6. Where long waves" in text
     lost = row | {"sampler": "FlowChef", "crps": 1e3 * row["crps"]}
     assert "- FlowChef diverged at its default settings." in bench.page([row, lost])
     assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 200
