@@ -204,7 +204,7 @@ def _fourier_preconditioner(problem: Problem, cov: Covariance | ScaledCovariance
         problem.memo[key] = diagonal()
     power = basis.fold(base.eigenvalues.to(like) * problem.memo[key].to(like))
     if scaled:
-        power = cov.scale.square().flatten(1).mean(1).reshape(-1, *[1] * (like.ndim - 1)) * power
+        power = cov.scale.square().flatten(1).mean(1).reshape(-1, *[1] * len(problem.event_shape)) * power
     weights = 1 / (1 + power)
     return lambda w: basis.synthesise(weights * basis.analyse(w), w.shape)
 

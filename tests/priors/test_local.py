@@ -114,6 +114,28 @@ def test_draws_do_not_depend_on_the_batch(uneven):
     torch.testing.assert_close(*made, rtol=0, atol=1e-9)
 
 
+class Stacked(operators.Inpainting):
+    """Data with an axis more than the field, as those of several coils have."""
+
+    def A(self, x, **_):
+        return super().A(x)[:, None]
+
+    def A_adjoint(self, y, **_):
+        return super().A_adjoint(y[:, 0])
+
+    def A_adjoint_A(self, x, **_):
+        return super().A_adjoint_A(x)
+
+
+def test_data_may_have_more_axes_than_the_field(uneven):
+    mask = torch.rand(N, N, generator=torch.Generator().manual_seed(3)).gt(0.4).double()
+    made = []
+    for physics in (operators.Inpainting(mask), Stacked(mask)):
+        like = posterior.GaussianLikelihood(physics, physics.A(uneven.fields[:1]), 0.1)
+        made.append(posterior.sample(uneven, like, posterior.GaussianBridge(2), draws=2).samples)
+    torch.testing.assert_close(*made, rtol=0, atol=1e-6)
+
+
 def test_a_float32_event_of_any_size_has_features():
     assert features(torch.zeros(2, 2, 5, 7)).shape == (2, 2, 5, 7)
     assert torch.isfinite(features(torch.zeros(2, 2, 5, 7))).all()
