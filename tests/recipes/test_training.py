@@ -208,7 +208,8 @@ class TestPrior:
         text = text.replace("groups = 4", "groups = 4\nparameterisation = 'gaussian-residual-flow'")
         text = text.replace("bfloat16 = false", f"bfloat16 = false\nlearning_rate = 1e-9\nstart = '{folder / 'out'}'")
         (tmp_path / "flow.toml").write_text(text)
-        flow = train_prior(read_config(tmp_path / "flow.toml"), tmp_path / "out", tmp_path / "run")
+        flow = train_prior(read_config(tmp_path / "flow.toml"), tmp_path / "out", tmp_path / "run", command="go on")
+        assert flow.card["commands"] == [*prior.card["commands"], "go on"]
         x = torch.randn(2, 2, 5, 6, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(flow.denoise(x, 0.5), prior.denoise(x, 0.5), rtol=1e-2, atol=2e-3)
         assert posterior.load_prior(tmp_path / "out").parameterisation.kind == "gaussian-residual-flow"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -74,8 +74,11 @@ def build_prior(config: TrainingConfig, fields: Fields, data: Standardised) -> N
     parameterisation = _parameterisation(config.network.parameterisation, reference)
     channels = data.train.shape[1]
     network = _network(config.network, channels * parameterisation.inputs_per_channel, channels, config.training.seed)
+    card: dict[str, Any] = {}
     if config.training.start is not None:
-        network.load_state_dict(load_prior(config.training.start).network.state_dict())
+        start = load_prior(config.training.start)
+        network.load_state_dict(start.network.state_dict())
+        card["commands"] = list(start.card.get("commands", []))  # of the training that this one goes on from
     return NetworkPrior(
         network,
         parameterisation,
@@ -88,6 +91,7 @@ def build_prior(config: TrainingConfig, fields: Fields, data: Standardised) -> N
         climatology=data.climatology,
         multiple=unet_multiple(config.network.channels),
         name=config.name,
+        card=card,
     )
 
 

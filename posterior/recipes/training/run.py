@@ -42,7 +42,7 @@ def train_prior(
     Other arguments:
         fields: Fields in place of those that the configuration names.
         folder: What relative paths in the configuration are relative to.
-        command: How the run was started, for the card.
+        command: How the run was started, for the card, where it follows those of the prior that training goes on from.
         report: Called after each step.
 
     Returns:
@@ -115,7 +115,7 @@ def _card(
         "fields": {"train": len(data.train), "develop": len(data.develop)},
         "limits": config.limits,
         "notes": list(config.notes),
-        "commands": [command] if command else [],
+        "commands": [*prior.card.get("commands", []), *([command] if command else [])],
         "mean": about["mean"],
         "reference": about["reference"],
         "network": about["network"],
