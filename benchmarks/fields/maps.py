@@ -11,12 +11,12 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks.fields.cases import Case
-from benchmarks.fields.methods import EQUAL
+from benchmarks.fields.methods import EQUAL, EQUAL_TUNED
 from benchmarks.fields.scores import Outcome, point_estimate
 from benchmarks.harness.runner import Method
 
 FOLDER = "BENCHMARK_MAPS"  # environment variable: where a run keeps maps; none are kept without it
-SHOWN = ("default", "tuned", EQUAL)  # settings
+SHOWN = ("default", "tuned", EQUAL, EQUAL_TUNED)  # settings
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ SAMPLED = (*OURS, "exact Gaussian", "optimal interpolation, 3D-Var")  # what our
 MOST_TRIED = 5  # settings tried of one method on one kind of problem, the default among them
 # Too large to try settings of samplers on, so that these take what was chosen on another cell.
 TUNED_AS = {("mri", "whole, 4x"): "4x", ("mri", "real k-space"): "4x"}
-EQUAL = "equal calls"  # setting of a peer that makes as many network calls a draw as our default, or fewer
+# Settings of a peer that makes as many network calls a draw as our default, or fewer: as it ships, and tuned at that number.
+EQUAL, EQUAL_TUNED = "equal calls", "equal calls, tuned"
 # Methods without a backward pass and with at most a hundred network calls a draw; all others are given fewer problems.
 CHEAP = ("GaussianBridge", "DiffPIR", "DDNM", "DDRM", "deepinv DiffPIR", "deepinv DDRM", "azula DiffPIR")
 # Other budgets than the default, for the curves of accuracy against time; the first is that of quick runs, of ours and of
@@ -83,6 +84,7 @@ def listed(suite: Suite) -> list[Method]:
         if name not in OURS or name == DEFAULT:
             found.append(Method(name, "tuned"))
         found += [Method(name, setting) for setting in BUDGETS.get(name, {})]
+        found += [Method(name, EQUAL_TUNED)] if name in AS_MANY else []
     return found
 
 
@@ -99,7 +101,9 @@ def problems_of(method: Method, suite: Suite, cell: str) -> int:
         return suite.problems[cell]
     if method.setting == "tuned" and not chosen(suite.name, cell, method.name):
         return 0  # never tuned, or no better than the default
-    if method.setting == EQUAL:
+    if method.setting == EQUAL_TUNED and settings_of(method, suite.name, cell) in ({}, AS_MANY[method.name]):
+        return 0
+    if method.setting in (EQUAL, EQUAL_TUNED):
         return suite.problems[cell] if suite.few[cell] or method.name in RIVALS else 0
     if method.setting in BUDGETS.get(method.name, {}):
         return suite.few[cell]
@@ -121,15 +125,15 @@ def settings_of(method: Method, suite: str, cell: str) -> dict[str, Any]:
     """Keyword arguments."""
     if method.setting == "tuned":
         return chosen(suite, cell, method.name) or {}
-    if method.setting == EQUAL:
-        return chosen(suite, cell, f"{method.name}, {EQUAL}") or AS_MANY[method.name]
+    if method.setting == EQUAL_TUNED:
+        return chosen(suite, cell, f"{method.name}, {EQUAL}") or {}
     return BUDGETS.get(method.name, {}).get(method.setting, {})
 
 
 def settled_otherwise(row: Row, suite: Suite) -> bool:
     """Whether a row of a tuned method was made with other settings than those that are chosen by now."""
     method = Method(row["method"], row["setting"])
-    if row["status"] != "ok" or method.setting not in ("tuned", EQUAL) or method.name in OURS:
+    if row["status"] != "ok" or method.setting not in ("tuned", EQUAL_TUNED) or method.name in OURS:
         return False
     start = suite.classical[method.name].start if method.name in suite.classical else {}
     return json.loads(row["settings"]) != {**start, **settings_of(method, suite.name, row["cell"])}

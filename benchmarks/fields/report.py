@@ -54,9 +54,10 @@ WHO = (
 )
 EQUALLY = (
     f"`{DEFAULT}` at its default against the best of those peers that make at most as many network calls a draw, at any "
-    "setting. Peers are told so by *equal calls*: their number of steps is cut, and the rest is as they ship or, where the log "
-    "of tuning names it, tuned at that number of calls. Vector-Jacobian products come on top of the calls and are not held "
-    "against them: DPS makes one a call, MMPS two or more. ULA has no part, since ten steps of a chain are no sample."
+    "setting. In a line *equal calls* their number of steps is cut and the rest is as they ship; in one *equal calls, tuned* "
+    "the rest was chosen at that number of calls, where something better was found. Vector-Jacobian products come on top of "
+    "the calls and are not held against them: DPS makes one a call, MMPS two or more. ULA has no part, since ten steps of a "
+    "chain are no sample."
 )
 SHOWN = (
     "A posterior mean at least 3 dB above L1-wavelet, and at least 1 dB above the best peer with the same prior and at most "

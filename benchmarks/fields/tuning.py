@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.exact.tuning import candidates
 from benchmarks.fields.benchmark import BENCHMARKS
 from benchmarks.fields.cases import DEVELOPMENT
-from benchmarks.fields.methods import AS_MANY, EQUAL, GRIDS, MOST_TRIED, TUNED, TUNED_AS
+from benchmarks.fields.methods import AS_MANY, EQUAL, EQUAL_TUNED, GRIDS, MOST_TRIED, TUNED, TUNED_AS
 from benchmarks.harness.runner import Method
 
 DRAWS = 6
@@ -32,14 +32,15 @@ def tune(suite: str, cell: str, names: list[str] | None = None, settings: list[s
     for method in benchmark.methods(names):
         classical = benchmark.suite.classical.get(method.name)
         small = classical is None
-        asked = method.setting in ("tuned", EQUAL) and (not settings or method.setting in settings)
+        asked = method.setting in ("tuned", EQUAL_TUNED) and (not settings or method.setting in settings)
         if not asked or (small and (suite, cell) in TUNED_AS):
             continue
         if small not in cases:
             count = 1 if small or (suite, cell) in TUNED_AS else problems
             cases[small] = [benchmark.build(suite, cell, DEVELOPMENT + i, small, DRAWS) for i in range(count)]
         tried = _grid(classical.grid) if classical else candidates(grids[method.name])
-        if method.setting == EQUAL:
+        equal = method.setting == EQUAL_TUNED
+        if equal:
             fixed = [t | AS_MANY[method.name] for t in tried]
             tried = [t for i, t in enumerate(fixed) if t not in fixed[:i]]
         if len(tried) > MOST_TRIED:
@@ -51,7 +52,7 @@ def tune(suite: str, cell: str, names: list[str] | None = None, settings: list[s
         best = min(log, key=lambda entry: entry.get("crps", entry.get("held_chi2", math.inf)))
         kept = json.loads(TUNED.read_text()) if TUNED.exists() else {}
         found = kept.setdefault(suite, {}).setdefault(cell, {})
-        found[method.name + f", {EQUAL}" * (method.setting == EQUAL)] = {"chosen": best["settings"], "log": log}
+        found[f"{method.name}, {EQUAL}" if equal else method.name] = {"chosen": best["settings"], "log": log}
         TUNED.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 

@@ -24,12 +24,14 @@ from benchmarks.fields.methods import (
     CALLS,
     CHEAP,
     EQUAL,
+    EQUAL_TUNED,
     GRIDS,
     MOST_TRIED,
     OURS,
     PEERS,
     chosen,
     listed,
+    problems_of,
     run,
 )
 from benchmarks.fields.perceptual import perceptual_distance
@@ -195,6 +197,13 @@ class TestMethods:
     def test_no_peer_makes_more_calls_than_ours_when_they_are_to_be_equal(self, case, name):
         made = run(Method(name, EQUAL), replace(case, draws=4), replace(BENCHMARKS["mri"].suite, few_draws=4))
         assert 0.5 * CALLS <= made.nfe <= CALLS
+
+    def test_a_line_tuned_at_equal_calls_was_tuned_and_found_something(self):
+        suite = BENCHMARKS["mri"].suite
+        assert problems_of(Method("azula MMPS", EQUAL_TUNED), suite, "4x") == suite.problems["4x"]
+        assert problems_of(Method("azula PGDM", EQUAL_TUNED), suite, "8x") == 0  # not tuned there
+        rows = [r for these in read_rows(FIELDS_RESULTS).values() for r in these if r["setting"] == EQUAL_TUNED]
+        assert rows and all(chosen(r["suite"], r["cell"], f"{r['method']}, {EQUAL}") for r in rows)
 
     @pytest.mark.parametrize("name", list(BENCHMARKS))
     def test_nobody_is_tuned_more_than_the_others(self, name):
