@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from benchmarks.fields.methods import DEFAULT, OURS, PEERS
+from benchmarks.fields.methods import DEFAULT, EQUAL, EQUAL_TUNED, OURS, PEERS
 from benchmarks.harness.markdown import cell, groups, label, markdown, mean
 from benchmarks.harness.statistics import Paired, paired
 from benchmarks.harness.table import Row
@@ -33,10 +33,9 @@ def by_problem(rows: list[Row], method: str, setting: str, column: str) -> dict[
 
 
 def rivals(rows: list[Row]) -> list[Key]:
-    """All methods that are none of ours, at default and tuned settings."""
-    return sorted(
-        {(r["method"], r["setting"]) for r in rows if r["setting"] in ("default", "tuned") and r["method"] not in OURS}
-    )
+    """All methods that are none of ours, at default and tuned settings and at equal calls; other budgets are for the curves."""
+    others = {(r["method"], r["setting"]) for r in rows if r["method"] not in OURS}
+    return sorted(k for k in others if k[1] in ("default", "tuned", EQUAL, EQUAL_TUNED))
 
 
 def within_calls(rows: list[Row]) -> list[Key]:
