@@ -191,6 +191,13 @@ def section(problem: str, rows: list[dict[str, Any]]) -> list[str]:
     lines += [f"- {r['sampler']} could not run: `{r['reason']}`" for r in rows if "reason" in r]
     usual = next((r["crps"] for r in good if r["sampler"] == DEFAULT), float("inf"))
     lines += [f"- {r['sampler']} diverged at its default settings." for r in good if r["crps"] > DIVERGED * usual]
+    untested = [r for r in good if r["trials"] < TESTED]
+    if untested:
+        hours = sum(TESTED * r["draws"] * r["seconds_per_draw"] for r in untested) / 3600
+        names = ", ".join(r["sampler"] for r in untested)
+        lines += wrapped(
+            f"- No p-values of {names}: fewer than {TESTED} trials; {TESTED} of each would take {hours:.1f} hours."
+        )
     missing = [s for s in SAMPLERS if s not in {r["sampler"] for r in rows}]
     lines += [f"- Not run yet: {', '.join(missing)}.", ""] if missing else [""]
     for row in good:

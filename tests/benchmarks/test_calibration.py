@@ -65,4 +65,6 @@ def test_the_page_shows_rows_reasons_and_what_is_missing(trials):
     assert "for 24 pixels and more" in text and "for less than 6. Where long waves" in text
     lost = row | {"sampler": "FlowChef", "crps": 1e3 * row["crps"]}
     assert "- FlowChef diverged at its default settings." in bench.page([row, lost])
+    few = row | {"sampler": "DPS", "trials": 2, "seconds_per_draw": 18.0}
+    assert "- No p-values of DPS: fewer than 20 trials; 20 of each would take 1.9 hours." in bench.page([row, few])
     assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 200
