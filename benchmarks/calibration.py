@@ -61,7 +61,7 @@ SIZES: dict[str, dict[str, Size]] = {
     "pressure-stations": {name: Size(TESTED, 3 if name in DEAR else 9) for name in SAMPLERS}
     | {DEFAULT: Size(150, 19), "TDS": Size(TESTED, 16), "AFDPS": Size(TESTED, 12), "FKFilter": Size(TESTED, 20)},
     "mri-4x": {name: Size(2, 9) for name in SAMPLERS}
-    | {DEFAULT: Size(104, 19), "TDS": Size(1, 16), "AFDPS": Size(1, 9), "FKFilter": Size(1, 9)}
+    | {DEFAULT: Size(104, 19), "FlowDPS": Size(TESTED, 3), "TDS": Size(1, 16), "AFDPS": Size(1, 9), "FKFilter": Size(1, 9)}
     | {"MMPS": Size(1, 2), "TMPD": Size(1, 5), "PiGDM": Size(1, 4), "DAPS": Size(1, 2), "PnPDM": Size(1, 2)}
     | {"DPS": Size(1, 2), "LGD": Size(1, 2)},
 }
