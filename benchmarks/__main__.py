@@ -51,7 +51,7 @@ def _run(a: argparse.Namespace) -> None:
         path = apart / f"{benchmark.name}.csv" if apart else results_path(benchmark.name)
         wanted = tuple(s for s in suites if not a.cells or set(a.cells) & set(benchmark.cells(s)))
         cells = tuple(a.cells) if a.cells else None
-        plan = Plan(benchmark, _methods(benchmark, a), wanted, cells, a.problems, a.draws, a.quick, a.renew)
+        plan = Plan(benchmark, _methods(benchmark, a), wanted, cells, a.problems, a.draws, a.quick, a.renew, a.first)
         count = run_plan(plan, path, a.workers, progress=not a.silent)
         print(f"{benchmark.name}: {count} rows computed, {os.path.relpath(path)}")
     print(f"{time.monotonic() - began:.0f} s")
@@ -124,6 +124,9 @@ def _parser() -> argparse.ArgumentParser:
         words = 'such as "default", "tuned" and "equal calls"; all where not given'
         sub.add_argument("--settings", nargs="+", metavar="SETTING", help=words)
     run.add_argument("--problems", type=int, help="problems of each cell, for every method")
+    run.add_argument(
+        "--first", type=int, default=0, help="number of the first problem; exact: from 2000 on, a table of their own"
+    )
     run.add_argument("--draws", type=int, help="draws of each method")
     size = run.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="one small problem a cell, a few draws; for continuous integration")

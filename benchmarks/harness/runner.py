@@ -95,6 +95,7 @@ class Plan:
         draws: Draws, each suite's own where None.
         quick: Whether one small problem a cell will do.
         renew: Whether rows that are out of date are computed again.
+        first: Number of the first problem.
     """
 
     benchmark: Benchmark
@@ -105,6 +106,7 @@ class Plan:
     draws: int | None = None
     quick: bool = False
     renew: bool = False
+    first: int = 0
 
     def jobs(self, done: set[tuple[str, ...]]) -> list[Job]:
         """One for each problem with rows still to be computed, problem by problem so that all cells fill together."""
@@ -112,9 +114,9 @@ class Plan:
         for name in self.suites:
             cells = [c for c in self.benchmark.cells(name) if self.cells is None or c in self.cells]
             counts = {(m, c): self._count(m, name, c) for m in self.methods for c in cells}
-            for problem in range(max(counts.values(), default=0)):
+            for problem in range(self.first, self.first + max(counts.values(), default=0)):
                 for cell in cells:
-                    wanted = [m for m in self.methods if problem < counts[m, cell]]
+                    wanted = [m for m in self.methods if problem < self.first + counts[m, cell]]
                     left = tuple(m for m in wanted if (name, cell, str(problem), m.name, m.setting) not in done)
                     if left:
                         found.append(Job(self.benchmark, name, cell, problem, left, self.quick, self.draws))

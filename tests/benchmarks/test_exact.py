@@ -11,7 +11,7 @@ from benchmarks.exact.benchmark import LAYOUT, measure
 from benchmarks.exact.methods import GRIDS, LIBRARIES, OURS, methods, run, settings_of
 from benchmarks.exact.report import choice_tables, over_cells, results_page
 from benchmarks.exact.scores import SCORES, Yardstick, scores
-from benchmarks.exact.suites import SUITES, build_case
+from benchmarks.exact.suites import FRESH, SUITES, build_case
 from benchmarks.exact.tuning import candidates
 from benchmarks.harness.markdown import fill
 from benchmarks.harness.runner import Method
@@ -195,6 +195,34 @@ def test_marked_blocks_are_filled_and_prose_is_kept(case):
     assert fill(filled, choice_tables(rows)) == filled
     with pytest.raises(ValueError, match="no block"):
         fill("nothing", {"errors": []})
+
+
+def test_fresh_problems_stand_apart():
+    def row(method, problem, sw2):
+        key = ("mixture", "d 8, m 1", str(problem), method, "default")
+        return LAYOUT.blank(key, 9) | {
+            "status": "ok",
+            "sw2": str(sw2),
+            "ratio": str(sw2),
+            "nfe": "64",
+            "vjps": "9",
+            "seconds": "1",
+        }
+
+    old = [row("MMPS", 0, 3.0), row("azula MMPS", 0, 1.0)]
+    fresh = [row(m, FRESH + i, w) for m, two in (("MMPS", (1, 3)), ("azula MMPS", (2, 1.5))) for i, w in enumerate(two)]
+    page = results_page(old + fresh)
+    assert choice_tables(old + fresh) == choice_tables(old)
+    before, after = page.split("## Fresh problems: mixture")
+    assert "| MMPS | 3.00 | 1 |" in before and "| MMPS | 2.00 | 2 |" in after
+    assert "| MMPS, azula MMPS | 1.00, 1 of 2 | 64, 64 | 9, 9 |" in after
+    assert results_page(old) == page[: len(before)].rstrip() + "\n\n" + page[page.index("## Versions") :]
+
+
+def test_a_run_may_start_at_any_problem(tmp_path):
+    arguments = ["run", "mixture", "--first", "2003", "--problems", "2", "--draws", "8", "--methods", "GaussianBridge"]
+    main([*arguments, "--cells", "d 8, m 1", "--workers", "1", "--silent", "--out", str(tmp_path)])
+    assert {r["problem"] for r in LAYOUT.read(tmp_path / "exact.csv")} == {"2003", "2004"}
 
 
 def test_cells_count_alike_however_many_problems_they_have():
