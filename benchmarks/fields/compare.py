@@ -141,9 +141,9 @@ def mri_claim(rows: list[Row], kind: str) -> dict[str, Any] | None:
     over, all_draws = (compared(of_cell, column, baseline).get(baseline[0]) for column in ("psnr", "psnr_all"))
     peers = compared(of_cell, "psnr", within_calls(of_cell))
     shares = by_problem(of_cell, DEFAULT, "default", "cov90")
-    if over is None or not peers or not shares:
+    if over is None or not shares:
         return None
-    best = best_of(peers, "psnr")
+    best = best_of(peers, "psnr") if peers else None
     share = sum(shares.values()) / len(shares)
     gain = over if all_draws is None else all_draws
     return {
@@ -151,12 +151,12 @@ def mri_claim(rows: list[Row], kind: str) -> dict[str, Any] | None:
         "calls": max(by_problem(of_cell, DEFAULT, "default", "nfe").values()),
         "over_l1": _numbers(over),
         "over_l1_all_draws": None if all_draws is None else _numbers(all_draws),
-        "best_peer_at_equal_calls": named(best),
-        "over_best_peer": _numbers(peers[best]),
+        "best_peer_at_equal_calls": None if best is None else named(best),
+        "over_best_peer": None if best is None else _numbers(peers[best]),
         "coverage90": round(share, 4),
         "met": {
             "over_l1": gain.difference >= OVER_L1,
-            "over_best_peer": peers[best].difference >= OVER_PEER,
+            "over_best_peer": None if best is None else peers[best].difference >= OVER_PEER,
             "coverage90": abs(share - 0.9) <= NEAR,
         },
     }
@@ -169,16 +169,27 @@ def _numbers(p: Paired) -> dict[str, float | int | None]:
 
 def claim_lines(claim: dict[str, Any]) -> list[str]:
     """A sentence, and the same as one line of JSON."""
-    met = {name: "met" if good else "**missed**" for name, good in claim["met"].items()}
-    words = f"*{claim['cell']}*: {_decibels(claim['over_l1'])} over L1-wavelet by the mean of 8 draws"
-    if claim["over_l1_all_draws"]:
-        words += f", {_decibels(claim['over_l1_all_draws'])} by that of all draws"
-    words += (
-        f": {met['over_l1']}. {_decibels(claim['over_best_peer'])} over {claim['best_peer_at_equal_calls']}, the best peer "
-        f"with at most {claim['calls']:.0f} network calls a draw (VJPs not counted): {met['over_best_peer']}. "
-        f"{100 * claim['coverage90']:.1f} % in 90 % intervals: {met['coverage90']}."
-    )
+    few, many, peer = claim["over_l1"], claim["over_l1_all_draws"], claim["over_best_peer"]
+    words = f"*{claim['cell']}*: {_decibels(few)} over L1-wavelet by the mean of 8 draws"
+    if many:
+        words += f", {_decibels(many)} by that of all draws"
+    words += f": {_verdict(claim['met']['over_l1'], many or few, OVER_L1)}. "
+    calls = f"at most {claim['calls']:.0f} network calls a draw"
+    if peer:
+        words += f"{_decibels(peer)} over {claim['best_peer_at_equal_calls']}, the best peer with {calls} (VJPs not counted): "
+        words += f"{_verdict(claim['met']['over_best_peer'], peer, OVER_PEER)}. "
+    else:
+        words += f"No peer was run with {calls}. "
+    share = f"{100 * claim['coverage90']:.1f} % in 90 % intervals"
+    words += f"{share}: {'met' if claim['met']['coverage90'] else '**missed**'}."
     return [words, "", f"`{json.dumps(claim)}`"]
+
+
+def _verdict(met: bool, numbers: dict[str, Any], bound: float) -> str:
+    words = "met" if met else "**missed**"
+    if numbers["low"] is None:
+        return f"{words}, too few to test"
+    return f"{words}, within the error" if numbers["low"] < bound < numbers["high"] else words
 
 
 def _decibels(numbers: dict[str, Any]) -> str:

@@ -89,11 +89,11 @@ def panels(folder: Path, units: str) -> Figure | None:
     spread = [np.nanquantile(found[n].std, 0.99) for n in drawn]
     colours = MAGNITUDE if units == "tissue" else FIELD
     scales = Scale(colours, float(low), float(high), units), Scale(SPREAD, 0.0, float(np.median(spread or [1.0])), units)
-    count = sum(1 + double for _, double in blocks)
+    count, columns = sum(1 + double for _, double in blocks), max(len(block) for block, _ in blocks)
     height, width = reference.image.shape
     cell = 1.7
-    figure = new_figure(cell * COLUMNS + 1.4, count * (cell * min(height / width, 1.3) + 0.2) + 0.3)
-    axes = figure.subplots(count, COLUMNS, squeeze=False)
+    figure = new_figure(cell * columns + 1.4, count * (cell * min(height / width, 1.3) + 0.2) + 0.3)
+    axes = figure.subplots(count, columns, squeeze=False)
     pictures: list = [None, None]
     for ax in axes.flat:
         ax.set_axis_off()

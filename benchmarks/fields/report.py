@@ -10,6 +10,7 @@ from benchmarks.fields.cases import Suite
 from benchmarks.fields.compare import (
     SCORES,
     at_equal_calls,
+    by_problem,
     claim_lines,
     compared,
     coverage_lead,
@@ -148,7 +149,9 @@ def table(rows: list[Row], suite: Suite) -> list[str]:
 
 
 def _figure(rows: list[Row], column: str) -> str:
-    values = [float(r[column]) for r in rows if r[column]]
+    values = list(by_problem(rows, rows[0]["method"], rows[0]["setting"], column).values())
+    if column in LAYOUT.later and len(values) < len(rows):
+        return ""  # rows of before lack it, and the others are no fair sample
     middle, low, high = median_interval(values)
     digits = COLUMNS[column][1]
     text = cell(middle, digits)

@@ -35,7 +35,7 @@ from benchmarks.fields.methods import (
     run,
 )
 from benchmarks.fields.perceptual import perceptual_distance
-from benchmarks.fields.report import DEFAULT, read_rows, results_page
+from benchmarks.fields.report import DEFAULT, read_rows, results_page, table
 from benchmarks.fields.scores import LEVELS, SCORES, Outcome, scores
 from benchmarks.fields.tuning import candidates
 from benchmarks.harness.runner import Method
@@ -253,6 +253,18 @@ class TestCompare:
         worse = [r | {"psnr": "29.5", "psnr_all": "29.5", "cov90": "0.95"} if r["method"] == DEFAULT else r for r in self.rows]
         assert claim_lines(mri_claim(worse, "4x"))[0].count("**missed**") == 3
         assert mri_claim(self.rows, "8x") is None
+        alone = mri_claim([r for r in self.rows if r["method"] in (DEFAULT, "L1-wavelet")], "4x")
+        assert alone["over_best_peer"] is None and alone["met"]["over_best_peer"] is None
+        assert "No peer was run with at most 10 network calls" in claim_lines(alone)[0]
+        few = mri_claim([r for r in self.rows if r["problem"] == "0"], "4x")
+        assert claim_lines(few)[0].count("met, too few to test") == 2
+
+    def test_a_later_figure_is_shown_where_all_rows_have_it(self):
+        suite, rows = BENCHMARKS["mri"].suite, lines(DEFAULT, "default", (30.0, 31.0, 32.0))
+        assert "| 31.50 |" in table(rows, suite)[2]
+        assert "| 31.50 |" not in table([*rows[:2], rows[2] | {"psnr_all": ""}], suite)[2]
+        point = lines("L1-wavelet", "tuned", (27.0, 28.0, 29.0), 0, point="yes", psnr_all="")
+        assert table([*rows, *point], suite)[2].count("28.00") == 2  # of a point estimate both are one
 
     def test_without_a_truth_withheld_data_decide(self):
         rows = [r | {"crps": "", "psnr": "", "psnr_all": "", "held_chi2": r["crps"]} for r in self.rows]
