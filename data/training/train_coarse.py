@@ -25,10 +25,11 @@ from torch import Tensor
 import posterior
 from posterior.priors.coarse import CoarseDenoiser
 from posterior.priors.network import NetworkPrior
-from posterior.priors.reference import RadialReference
+from posterior.priors.reference import EOFReference, RadialReference
 from posterior.priors.training import TrainingSettings, train
 
 BLOCKS = (32, 48, 64)
+RANK = 150
 SHOWN = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
 
 
@@ -146,19 +147,24 @@ def comparison(prior: NetworkPrior, coarse: CoarseDenoiser, images: Tensor) -> l
     return rows
 
 
-def put_on(name: str, coarse: CoarseDenoiser, rows: list[dict[str, float]], command: str) -> None:
+def put_on(name: str, coarse: CoarseDenoiser, rows: list[dict[str, float]], commands: list[str]) -> None:
     """The coarse denoiser in the prior's folder, and what it does on its card."""
     folder = FOLDER / name
     prior = posterior.load_prior(folder)
     prior.coarse = coarse
-    prior.card = prior.card | {"coarse": {"command": command, "held_out_rmse": rows}}
+    prior.card = prior.card | {"coarse": {"commands": commands, "held_out_rmse": rows}}
     posterior.save_prior(prior, folder, half=True)
+    begun = "" if coarse.start is None else f", from {RANK} EOFs for images of {coarse.start.shape[-1] * coarse.factor} pixels"
     parameters = sum(p.numel() for p in coarse.prior.network.parameters())
     lines = [
-        f"`{command}`: above a noise level of {coarse.above:g} a network of {parameters} parameters denoises the lowest",
+        "```",
+        *commands,
+        "```",
+        "",
+        f"Above a noise level of {coarse.above:g} a network of {parameters} parameters denoises the lowest",
         f"frequencies, up to {0.5 / coarse.factor:g} cycles per pixel, and the reference Gaussian the others; draws without",
-        f"data start at {coarse.sigma_max:g} instead of {prior.sigma_max:g}. Error on held-out images, root-mean-square,",
-        "standardised units:",
+        f"data start at {coarse.sigma_max:g} instead of {prior.sigma_max:g}{begun}. Error on held-out images,",
+        "root-mean-square, standardised units:",
         "",
         "| sigma | coarse | network | optimal Gaussian |",
         "|---|---|---|---|",
@@ -186,6 +192,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=Path, help="folder of a finished run to go on from")
     parser.add_argument("--lowest", type=float, help="least noise level of the training, where not that of the prior's task")
+    parser.add_argument(
+        "--begin", type=float, help="noise level at which draws begin, from EOFs of the largest images; else the highest"
+    )
     parser.add_argument("--above", type=float, help="noise level it takes over at; the least shown at which it errs less")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -231,19 +240,34 @@ def main() -> None:
             spent = (time.process_time() - began) / 60
             print(f"step {step + 1} loss {np.mean(recent[-100:]):.4f} {spent:.1f} min of one core", flush=True)
 
+    start = None
+    if args.begin is not None:
+        largest = images[task.sizes[-1][0]]
+        both = torch.cat([largest, task.turn(largest, torch.Generator().manual_seed(args.seed))])
+        start = EOFReference.fit(both, RANK)
     network = train(coarse.prior, batches, settings, args.run, progress).network
     # What ships is half precision, so that is what is measured.
     network.load_state_dict({k: v.half().float() for k, v in network.state_dict().items()})
-    command = shlex.join(["python", "data/training/train_coarse.py", *sys.argv[1:]])
+    if args.begin is not None:
+        coarse.prior.sigma_max = args.begin / task.factor
+    earlier = [] if args.start is None else (args.start / "commands.txt").read_text().splitlines()
+    commands = [*earlier, shlex.join(["python", "data/training/train_coarse.py", *sys.argv[1:]])]
+    (args.run / "commands.txt").write_text("\n".join(commands) + "\n")
     for name in task.priors:
         prior = posterior.load_prior(FOLDER / name)
         prior.coarse = None
-        # Where to hand over is chosen on the training population, and the card measured on the other.
-        rows = comparison(prior, coarse, task.make(6, task.sizes[-1][0], args.seed + 900))
-        better = [r["sigma"] for r in rows if r["coarse"] < r["network"] or not r["network"]]
-        above = min(better) if args.above is None else args.above
-        put_on(name, CoarseDenoiser(coarse.prior, task.factor, above), comparison(prior, coarse, task.held_out(6, 5)), command)
-        print(name, rows, f"takes over above {above:g}", flush=True)
+        above = args.above
+        if above is None:
+            # Where to hand over is chosen on the training population, and the card measured on the other.
+            rows = comparison(prior, coarse, task.make(6, task.sizes[-1][0], args.seed + 900))
+            above = min(r["sigma"] for r in rows if r["coarse"] < r["network"] or not r["network"])
+        put_on(
+            name,
+            CoarseDenoiser(coarse.prior, task.factor, above, start),
+            comparison(prior, coarse, task.held_out(6, 5)),
+            commands,
+        )
+        print(name, f"takes over above {above:g}", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from posterior.priors.climatology import Climatology
+    from posterior.priors.coarse import CoarseDenoiser
     from posterior.priors.labels import Labels
     from posterior.priors.local import LocalSpread
     from posterior.priors.reference import Reference
@@ -81,6 +82,7 @@ class Prior(ABC):
         date: The date that `on` put the prior at, or None.
         spread: A correction of the reference's error spectrum, fitted on held-out fields, or None; used where it is asked for.
         local_spread: Where in the field the denoiser errs, fitted on held-out fields, or None.
+        coarse: What denoises above a noise level in the prior's place, or None.
         name: What errors and saved files call this prior.
         calls: Network evaluations in one `denoise` of a field.
     """
@@ -97,6 +99,7 @@ class Prior(ABC):
     date: np.datetime64 | None = None
     spread: SpreadCorrection | None = None
     local_spread: LocalSpread | None = None
+    coarse: CoarseDenoiser | None = None
     name: str = "prior"
     calls: int = 1
 

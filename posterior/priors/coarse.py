@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from posterior.priors.reference import EOFReference
+
 if TYPE_CHECKING:
     from posterior.priors.network import NetworkPrior
     from posterior.priors.reference import Reference
@@ -26,6 +28,10 @@ class CoarseDenoiser:
         factor: Fine pixels in a coarse one, along each axis.
         above: Noise level from which it is used, standardised units of the fine prior.
 
+    Other arguments:
+        start: N(0, C) of P x for images of one size, in the coarse prior's standardised units: what draws without data begin
+            with, where fields are not stationary. None for the reference Gaussian's own lowest frequencies.
+
     References:
         Jing, Corso, Berlinghieri, Jaakkola. Subspace diffusion generative models. 2022. arXiv:2205.01490.
     """
@@ -33,6 +39,7 @@ class CoarseDenoiser:
     prior: NetworkPrior
     factor: int
     above: float
+    start: EOFReference | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.factor, bool) or not isinstance(self.factor, int) or self.factor < 2:
@@ -42,7 +49,7 @@ class CoarseDenoiser:
 
     @property
     def sigma_max(self) -> float:
-        """Largest noise level it was trained for, standardised units of the fine prior."""
+        """Largest noise level it is for, from which draws without data begin, standardised units of the fine prior."""
         return self.prior.sigma_max * self._scale
 
     @property
@@ -60,6 +67,17 @@ class CoarseDenoiser:
         low, scale = self.restrict(x), self._scale
         change = scale * self.prior.denoise(low / scale, sigma / scale) - self.restrict(linear)
         return linear + _resized(change, tuple(x.shape[-2:]))
+
+    def begin(self, drawn: Tensor, white: Tensor, sigma: float) -> Tensor:
+        """``drawn``, (B, C, H, W) of the noised reference Gaussian, its lowest frequencies drawn from the noised ``start``.
+
+        ``white`` is the noise that it was drawn with; images of another size than that of ``start`` stay as they are.
+        """
+        low, scale = self.restrict(white), self._scale
+        if self.start is None or tuple(low.shape[1:]) != self.start.shape:
+            return drawn
+        begun = scale * self.start.covariance(self.start.shape).plus_white((sigma / scale) ** 2).sqrt(low)
+        return drawn + _resized(begun - self.restrict(drawn), tuple(drawn.shape[-2:]))
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:

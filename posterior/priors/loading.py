@@ -37,15 +37,18 @@ from posterior.priors.tables import (
     Tables,
     read_affine,
     read_climatology,
+    read_eofs,
     read_labels,
     read_local,
     read_reference,
     read_spread,
+    write_eofs,
     write_tables,
 )
 from posterior.priors.weights import read_json, read_tensors
 
 FORMAT = 1
+START = "start.safetensors"
 # Text encoders, often the largest part, are not fetched.
 HUB_FILES = [
     "*.json",
@@ -189,6 +192,9 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
     if prior.coarse is not None:
         save_prior(prior.coarse.prior, target / "coarse", half=half)
         config["coarse"] = {"factor": prior.coarse.factor, "above": prior.coarse.above}
+        if prior.coarse.start is not None:
+            config["coarse"]["start"] = list(prior.coarse.start.shape)
+            save_file(write_eofs(prior.coarse.start, half), target / "coarse" / START)
     (target / "posterior.json").write_text(json.dumps(config, indent=2) + "\n")
     write_scheduler(target, prior.parameterisation)
 
@@ -254,7 +260,12 @@ def _read_coarse(folder: Path, config: dict[str, Any]) -> CoarseDenoiser | None:
     if (prior.event_shape[0], prior.coarse) != (config["event_shape"][0], None):
         raise ValueError(f"{folder / 'coarse'}: {prior.event_shape[0]} channels; wanted a prior as the one it belongs to")
     try:
-        return CoarseDenoiser(prior, about["factor"], float(about["above"]))
+        start = None
+        if about.get("start") is not None:
+            tables = Tables(read_tensors(folder / "coarse" / START), str(folder / "coarse" / START))
+            start = read_eofs(tables, _event_shape(about["start"]))
+            tables.finish()
+        return CoarseDenoiser(prior, about["factor"], float(about["above"]), start)
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"{folder / 'posterior.json'} is not understood: {error}") from error
 

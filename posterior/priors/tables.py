@@ -102,7 +102,7 @@ def write_tables(
         tensors |= {f"reference.{k}": v.double() for k, v in named.items() if v is not None}
     elif isinstance(reference, EOFReference):
         settings["reference"] = {"kind": "eof"}
-        tensors |= _eof_tables(reference, half)
+        tensors |= write_eofs(reference, half)
     elif reference is not None:
         raise TypeError(
             f"save_prior: the reference is a {type(reference).__name__}; wanted a RadialReference or an EOFReference"
@@ -124,7 +124,8 @@ def write_tables(
     return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, settings
 
 
-def _eof_tables(reference: EOFReference, half: bool) -> dict[str, Tensor]:
+def write_eofs(reference: EOFReference, half: bool) -> dict[str, Tensor]:
+    """The tensors of an EOF reference; with ``half`` its vectors in float16."""
     vectors, mask = reference.vectors, reference.mask
     if mask is not None:  # only points that exist
         vectors = vectors[mask.flatten()]
@@ -166,7 +167,7 @@ def read_reference(config: dict[str, Any], tables: Tables, event_shape: tuple[in
     """The reference Gaussian, where there is one; a radial one where posterior.json does not say."""
     kind = config.get("reference", {"kind": "radial"})["kind"]
     if kind == "eof":
-        return _read_eofs(tables, event_shape)
+        return read_eofs(tables, event_shape)
     if kind != "radial":
         raise ValueError(f"reference {kind!r} is not known; wanted 'eof' or 'radial'")
     if not any(tables.has(f"reference.{k}") for k in RADIAL):
@@ -210,7 +211,8 @@ def _read_errors(tables: Tables, rows: int, owner: str = "reference") -> tuple[T
     return sigmas, errors
 
 
-def _read_eofs(tables: Tables, event_shape: tuple[int | None, ...]) -> EOFReference:
+def read_eofs(tables: Tables, event_shape: tuple[int | None, ...]) -> EOFReference:
+    """What `write_eofs` wrote, for events of this shape."""
     shape = tuple(n for n in event_shape if n is not None)
     mask = _read_mask(tables, shape)
     points = math.prod(shape) if mask is None else int(mask.sum())

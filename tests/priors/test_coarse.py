@@ -12,6 +12,8 @@ from posterior.priors.base import Affine
 from posterior.priors.coarse import CoarseDenoiser
 from posterior.priors.network import NetworkPrior
 from posterior.priors.parameterisations import GaussianResidual
+from posterior.priors.reference import EOFReference
+from posterior.problem import Problem
 from tests.priors.made_priors import fields, make_unet, reference
 
 FACTOR, ABOVE = 4, 3.0
@@ -100,13 +102,44 @@ class TestDenoiser:
         assert seen[0] == pytest.approx(80.0) and seen[-1] == pytest.approx(0.01)
 
 
+def make_start():
+    """A Gaussian of coarse images of 4 x 4 pixels whose middle varies ten times as much as the rest."""
+    where = torch.ones(4, 4)
+    where[1:3, 1:3] = 10.0
+    return EOFReference.fit(where * fields(4000, 1, 4, 4), 8)
+
+
+class TestStart:
+    def test_knows_where_things_are_for_images_of_its_size(self):
+        prior = make_prior()
+        prior.coarse = dataclasses.replace(prior.coarse, start=make_start())
+        x = torch.zeros(600, 1, 16, 16)
+        white = fields(600, 1, 16, 16)
+        begun = prior.coarse.begin(x, white, 4.0)
+        power = prior.coarse.restrict(begun).square().mean(0)[0]
+        assert float(power[1:3, 1:3].mean() / power[[0, 0, 3, 3], [0, 3, 0, 3]].mean()) > 4
+        assert torch.equal(prior.coarse.begin(x[..., :12], white[..., :12], 4.0), x[..., :12])
+
+    def test_draws_begin_with_it_and_posteriors_do_not(self):
+        prior = make_prior()
+        plain = Problem(prior, None, (1, 16, 16))
+        white = fields(3, 1, 16, 16)
+        old = [plain.noised_prior(white, sigma) for sigma in (ABOVE, 50.0)]
+        prior.coarse = dataclasses.replace(prior.coarse, start=make_start())
+        new = [plain.noised_prior(white, sigma) for sigma in (ABOVE, 50.0)]
+        assert torch.equal(old[0], new[0]) and not torch.allclose(old[1], new[1])
+
+
 class TestFolder:
     def test_comes_back(self, tmp_path):
         prior = make_prior()
+        prior.coarse = dataclasses.replace(prior.coarse, start=make_start())
         posterior.save_prior(prior, tmp_path / "p")
         back = posterior.load_prior(tmp_path / "p")
         x = 30 * fields(2, 1, 16, 16)
         assert torch.equal(back.denoise(x, 12.0), prior.denoise(x, 12.0))
+        white = fields(2, 1, 16, 16)
+        assert torch.allclose(back.coarse.begin(x, white, 9.0), prior.coarse.begin(x, white, 9.0), atol=1e-4)
         assert (back.coarse.factor, back.coarse.above, back.sigma_top) == (FACTOR, ABOVE, prior.sigma_top)
 
     def test_what_does_not_fit_is_refused(self, tmp_path):
