@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -31,6 +32,7 @@ def sample_prior(
     event_shape: tuple[int, ...] | None = None,
     device: torch.device | str = "cpu",
     progress: bool | Callable[[Progress], None] = False,
+    checkpoint: str | os.PathLike | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Draws:
     """Draw from p(x): the posterior of data that say nothing.
@@ -49,6 +51,7 @@ def sample_prior(
         event_shape: Shape of one field, for priors that take any size.
         device: Where the prior's network is.
         progress: See `posterior.sample`.
+        checkpoint: Likewise.
         dtype: Precision of everything but the network.
 
     Returns:
@@ -77,6 +80,7 @@ def sample_prior(
         batch_size=batch_size,
         event_shape=event_shape,
         progress=progress,
+        checkpoint=checkpoint,
         dtype=dtype,
     )
     stats = replace(made.stats, likelihood="no data", residual=None, warnings=())

@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=32)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--bfloat16", action="store_true", help="the network as it was trained, in a third of the time")
+    parser.add_argument("--checkpoint", help="file of finished draws, with which a run that was killed goes on")
     args = parser.parse_args()
     keep_large_blocks()
     torch.set_num_threads(1)
@@ -66,11 +67,21 @@ def main() -> None:
         prior.network = InBfloat16(prior.network)
     held_out = BrainImages(3, ((args.size, args.held_out, 1.0),), held_out=True)(0)
     training = BrainImages(4, ((args.size, args.training, 1.0),))(0)
+    draws = posterior.sample_prior(
+        prior,
+        draws=args.draws,
+        steps=args.steps,
+        batch_size=1,
+        event_shape=tuple(held_out.shape[1:]),
+        dtype=torch.float32,
+        checkpoint=args.checkpoint,
+        progress=lambda p: print(f"draw {p.done} of {p.total}", flush=True),
+    )
     check = check_prior(
         prior,
         held_out,
         training,
-        draws=args.draws,
+        draws=draws.samples,
         steps=args.steps,
         denoising_fields=args.denoised,
         batch_size=1,
@@ -78,7 +89,8 @@ def main() -> None:
         jacobian_levels=3,
         progress=lambda what, share: print(f"{what} {100 * share:.0f} %", flush=True),
     )
-    command = shlex.join(["python", "data/training/check_brain_mri.py", *sys.argv[1:]])
+    told = [a for i, a in enumerate(sys.argv) if i and "--checkpoint" not in sys.argv[i - 1 : i + 1]]
+    command = shlex.join(["python", "data/training/check_brain_mri.py", *told])
     put_on_card(args.name, check, command, size_matters(prior, held_out))
     print(*check.verdicts, sep="\n")
 

@@ -1,6 +1,6 @@
 """Train what denoises an image prior where noise leaves only the lowest frequencies, and put it on that prior.
 
-``python data/training/train_coarse.py brain-mri --run runs/brain-mri-coarse`` (or ``galaxies``); run again to resume. The
+``python data/training/train_coarse.py brain-mri --run runs/brain-mri-coarse``; run again to resume. The
 prior itself stays as it is. ``--start`` goes on from the averaged weights of another run. Training images are those of the
 prior, made smaller (see `posterior.priors.coarse`).
 """
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import train_galaxies
 from brain_images import BrainImages
 from image_priors import FOLDER, residual_prior
 from torch import Tensor
@@ -74,25 +73,6 @@ def turned_brains(images: Tensor, g: torch.Generator) -> Tensor:
     return torch.stack([angle.cos() * real - angle.sin() * imaginary, angle.sin() * real + angle.cos() * imaginary], 1)
 
 
-def skies(count: int, side: int, seed: int) -> Tensor:
-    """Fields of galaxies of even seeds, ``seed`` times as many left out before."""
-    assert side == train_galaxies.SIZE
-    return train_galaxies.fields((seed + 1) * count, odd=False)[seed * count :]
-
-
-def turned_skies(images: Tensor, g: torch.Generator) -> Tensor:
-    """Mirrored along both axes and dimmed at random."""
-    for axis in (-2, -1):
-        images = torch.where(torch.rand(len(images), 1, 1, 1, generator=g) < 0.5, images.flip(axis).roll(1, axis), images)
-    return images * 2 ** (torch.rand(len(images), 1, 1, 1, generator=g) - 0.5)
-
-
-def held_out_skies(count: int, seed: int) -> Tensor:
-    """Fields of odd seeds after those that the error spectrum was measured on."""
-    fields = train_galaxies.fields(train_galaxies.MEASURED + count, odd=True)[-count:]
-    return train_galaxies.turned(fields, torch.Generator().manual_seed(seed))
-
-
 TASKS = {
     "brain-mri": Task(
         priors=("brain-mri", "brain-mri-flow"),
@@ -102,15 +82,6 @@ TASKS = {
         make=brains,
         turn=turned_brains,
         held_out=lambda count, seed: brains(count, 256, seed, held_out=True),
-    ),
-    "galaxies": Task(
-        priors=("galaxies",),
-        factor=2,
-        sigmas=(1.5, 200.0),
-        sizes=((train_galaxies.SIZE, 6000, 16, 1.0),),
-        make=skies,
-        turn=turned_skies,
-        held_out=held_out_skies,
     ),
 }
 
@@ -242,7 +213,7 @@ def main() -> None:
 
     start = None
     if args.begin is not None:
-        largest = images[task.sizes[-1][0]]
+        largest = images[task.sizes[-1][0]][:2000]
         both = torch.cat([largest, task.turn(largest, torch.Generator().manual_seed(args.seed))])
         start = EOFReference.fit(both, RANK)
     network = train(coarse.prior, batches, settings, args.run, progress).network

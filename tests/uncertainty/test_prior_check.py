@@ -81,6 +81,17 @@ class TestExactPrior:
         torch.testing.assert_close(check.denoising.prior, wanted.prior)
         assert not check.denoising.prior.allclose(exact.denoising.prior)
 
+    def test_draws_may_have_been_made_before(self, exact, tmp_path):
+        made = posterior.sample_prior(law(), draws=6, batch_size=8, dtype=torch.float32, checkpoint=tmp_path / "kept.bin")
+        again = posterior.sample_prior(law(), draws=6, batch_size=8, dtype=torch.float32, checkpoint=tmp_path / "kept.bin")
+        assert torch.equal(made.samples, again.samples)
+        few = {"denoising_fields": 8, "jacobian_fields": 1, "jacobian_levels": 1}
+        checks = [check_prior(law(), HELD, TRAINING, draws=d, **few) for d in (6, made.samples)]
+        torch.testing.assert_close(checks[1].statistics.eofs.draws, checks[0].statistics.eofs.draws)
+        assert checks[1].settings["draws"] == 6
+        with pytest.raises(ValueError, match="draws"):
+            check_prior(law(), HELD, TRAINING, draws=made.samples[..., :5], **few)
+
     def test_everything_is_kept(self, exact, tmp_path):
         page = exact.save(tmp_path)
         kept = json.loads((tmp_path / "check.json").read_text())

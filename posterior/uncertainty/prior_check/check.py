@@ -101,7 +101,7 @@ def check_prior(
     dates: tuple[Sequence[Any], Sequence[Any] | None] | None = None,
     linear: Reference | None = None,
     sigmas: Tensor | None = None,
-    draws: int = 128,
+    draws: int | Tensor = 128,
     steps: int = 32,
     block: int = 1,
     denoising_fields: int | None = None,
@@ -124,7 +124,7 @@ def check_prior(
         linear: A Gaussian whose denoiser to compare with, besides the prior's own reference and the covariance of
             ``training`` (up to 4096 unknowns, and where there are twice as many fields).
         sigmas: Noise levels of the denoising error, standardised units; 12 from 0.02 to 20 rms where None.
-        draws: Unconditional draws.
+        draws: How many unconditional draws, or the draws themselves (n, *event), physical units, where they were made before.
         steps: Network calls of each.
         block: Neighbouring held-out fields that count as one: days of weather that last, 1 where fields are independent.
         denoising_fields: Held-out fields, evenly spaced, that are denoised; all of them where None.
@@ -160,17 +160,22 @@ def check_prior(
         seed=seed,
         tick=lambda j: report("denoising", 0.4 * (j + 1) / len(levels)),
     )
-    made = sample_prior(
-        prior,
-        draws=draws,
-        steps=steps,
-        seed=seed,
-        batch_size=batch_size,
-        event_shape=shape,
-        dtype=torch.float32,
-        progress=lambda p: report("drawing", 0.4 + 0.4 * p.done / p.total),
-    )
-    x = prior.affine.to_standard(made.samples)
+    if isinstance(draws, Tensor):
+        x = _standard(prior, draws, None, "draws")
+        if x.shape[1:] != held.shape[1:]:
+            raise ValueError(f"check_prior: draws of shape {tuple(x.shape[1:])}, held_out of {shape}; wanted the same")
+    else:
+        made = sample_prior(
+            prior,
+            draws=draws,
+            steps=steps,
+            seed=seed,
+            batch_size=batch_size,
+            event_shape=shape,
+            dtype=torch.float32,
+            progress=lambda p: report("drawing", 0.4 + 0.4 * p.done / p.total),
+        )
+        x = prior.affine.to_standard(made.samples)
     comparison = compare_fields(x, held, known, block=block, seed=seed)
     yardstick = None
     if known is not None:
@@ -193,7 +198,7 @@ def check_prior(
             "event_shape": list(shape),
             "held_out": len(held),
             "training": 0 if known is None else len(known),
-            "draws": draws,
+            "draws": len(x),
             "steps": steps,
             "block": block,
             "denoising_fields": len(denoised),
