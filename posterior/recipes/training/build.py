@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,11 +114,14 @@ def cross_fitted(
     mask = None if fields.labels is None else fields.labels.mask
     parts = data.train.tensor_split(folds)
     batches = [batches_of(part, run.batch, seed=run.seed + k, augment=run.augment) for k, part in enumerate(parts)]
-    met = []
-    for k in range(folds):
+
+    @cache
+    def met(k: int) -> Parameterisation:
+        """Of the fields that are not in fold ``k``; fitted when first asked for, which a finished run does not."""
         others = torch.cat([part for i, part in enumerate(parts) if i != k])
-        met.append(_parameterisation(config.network.parameterisation, _reference(config.reference, others, mask)))
-    return lambda step: batches[step % folds](step // folds), lambda step: met[step % folds]
+        return _parameterisation(config.network.parameterisation, _reference(config.reference, others, mask))
+
+    return lambda step: batches[step % folds](step // folds), lambda step: met(step % folds)
 
 
 def _reference(config: ReferenceConfig, fields: Tensor, mask: Tensor | None) -> Reference | None:
