@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -132,7 +132,7 @@ def residuals(found: ResidualCheck, *, ax: Axes | None = None) -> Figure:
     return figure
 
 
-def _finish(ax: Axes, title: str, where: str = "best") -> None:
+def _finish(ax: Axes, title: str, where: Literal["best", "lower left"] = "best") -> None:
     ax.set_title(title, fontsize=10)
     ax.tick_params(labelsize=8)
     ax.legend(fontsize=8, frameon=False, loc=where)
