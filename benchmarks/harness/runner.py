@@ -53,6 +53,10 @@ class Benchmark(ABC):
     def cells(self, suite: str) -> tuple[str, ...]:
         """Kinds of problem of a suite."""
 
+    def quick_cells(self, suite: str) -> tuple[str, ...]:
+        """Those of a quick run."""
+        return self.cells(suite)
+
     @abstractmethod
     def methods(self, names: list[str] | None = None) -> list[Method]:
         """Those asked for, or all."""
@@ -90,7 +94,7 @@ class Plan:
         benchmark: Of what.
         methods: Which methods.
         suites: Names of suites.
-        cells: Cells, all where None.
+        cells: Cells, all, or all of a quick run, where None.
         problems: Problems of each cell for every method, its own number where None.
         draws: Draws, each suite's own where None.
         quick: Whether one small problem a cell will do.
@@ -112,7 +116,8 @@ class Plan:
         """One for each problem with rows still to be computed, problem by problem so that all cells fill together."""
         found = []
         for name in self.suites:
-            cells = [c for c in self.benchmark.cells(name) if self.cells is None or c in self.cells]
+            own = self.benchmark.quick_cells(name) if self.quick and self.cells is None else self.benchmark.cells(name)
+            cells = [c for c in own if self.cells is None or c in self.cells]
             counts = {(m, c): self._count(m, name, c) for m in self.methods for c in cells}
             for problem in range(self.first, self.first + max(counts.values(), default=0)):
                 for cell in cells:

@@ -7,14 +7,14 @@ import torch
 
 import posterior
 from benchmarks.__main__ import main
-from benchmarks.exact.benchmark import LAYOUT, measure
+from benchmarks.exact.benchmark import BENCHMARKS, LAYOUT, measure
 from benchmarks.exact.methods import GRIDS, LIBRARIES, OURS, methods, run, settings_of
 from benchmarks.exact.report import choice_tables, over_cells, results_page
 from benchmarks.exact.scores import SCORES, Yardstick, scores
 from benchmarks.exact.suites import FRESH, SUITES, build_case
 from benchmarks.exact.tuning import candidates
 from benchmarks.harness.markdown import fill
-from benchmarks.harness.runner import Method
+from benchmarks.harness.runner import Method, Plan
 from benchmarks.metrics import coverage, weighted_quantile
 from benchmarks.peers.common import peer_problem
 from benchmarks.problems.nonlinear import CELLS, nonlinear
@@ -153,6 +153,17 @@ class TestRun:
         assert len(rows) == 6 and all(r in rows for r in first)
         main([*arguments, "--methods", "GaussianBridge", "PiGDM"])
         assert len(done) == 2
+
+    def test_a_quick_run_takes_two_chains_and_all_other_cells(self):
+        benchmark, methods = BENCHMARKS["exact"], (Method("GaussianBridge"),)
+
+        def cells(quick, **about):
+            jobs = Plan(benchmark, methods, benchmark.suites, quick=quick, problems=1, **about).jobs(set())
+            return {(job.suite, job.cell) for job in jobs}
+
+        left_out = cells(False) - cells(True)
+        assert len(left_out) == 6 and {suite for suite, _ in left_out} == {"levy"}
+        assert cells(True, cells=("gauss, imputation",)) == {("levy", "gauss, imputation")}
 
     def test_same_seeds_same_figures(self, case):
         a, b = (measure(Method("GaussianBridge"), case) for _ in range(2))
