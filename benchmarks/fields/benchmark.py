@@ -35,6 +35,10 @@ class Fields(Benchmark):
         there = posterior.bundled_priors()
         return tuple(c for c in self.suite.cells if self.suite.priors[c] in there)
 
+    def quick_cells(self, suite: str) -> tuple[str, ...]:
+        # A whole slice costs more than a crop, and shows no other code.
+        return tuple(c for c in self.cells(suite) if not c.startswith("whole"))
+
     def methods(self, names: list[str] | None = None) -> list[Method]:
         found = known.listed(self.suite)
         unknown = set(names or ()) - {m.name for m in found}
