@@ -80,7 +80,7 @@ class CoarseDenoiser:
         return drawn + _resized(begun - self.restrict(drawn), tuple(drawn.shape[-2:]))
 
 
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """The image of the frequencies that both sizes have, with the coefficients of the orthonormal FFT unchanged.
 
     The frequency that an even size has on one side only is left out: without it the map and its adjoint are one formula.
