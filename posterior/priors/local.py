@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -165,7 +164,7 @@ def fit_local_spread(prior: Prior, fields: Tensor, *, sigmas: Sequence[float] | 
         edges.append(ends)
         values.append(table - size / 2)
         rows.append(reference.error_power(white, sigma))
-    measured = dataclasses.replace(reference, sigmas=levels, errors=torch.stack(rows).clamp_min(1e-30))
+    measured = reference.with_errors(levels, torch.stack(rows).clamp_min(1e-30))
     return LocalSpread(measured, torch.stack(edges), torch.stack(values), float(np.mean(gains)))
 
 

@@ -6,7 +6,8 @@ It is the optimal linear denoiser, it gives Cov[x0 | x_sigma] in closed form, an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -84,6 +85,15 @@ class MeasuredReference(Reference):
     errors: Tensor | None
 
     @property
+    @abstractmethod
+    def rows(self) -> int:
+        """Length of a row of the table."""
+
+    @abstractmethod
+    def with_errors(self, sigmas: Tensor | None, errors: Tensor | None) -> Self:
+        """The same with another error spectrum."""
+
+    @property
     def measured(self) -> bool:
         """See `Reference.measured`."""
         return self.sigmas is not None and self.errors is not None
@@ -136,6 +146,15 @@ class RadialReference(MeasuredReference):
     power: Tensor
     sigmas: Tensor | None = None
     errors: Tensor | None = None
+
+    @property
+    def rows(self) -> int:
+        """See `MeasuredReference.rows`."""
+        return len(self.frequencies)
+
+    def with_errors(self, sigmas: Tensor | None, errors: Tensor | None) -> Self:
+        """See `MeasuredReference.with_errors`."""
+        return replace(self, sigmas=sigmas, errors=errors)
 
     def covariance(self, event_shape: tuple[int, ...]) -> Covariance:
         """C on this image's frequency grid."""
@@ -238,6 +257,15 @@ class EOFReference(MeasuredReference):
         # Directions that fields do not have at all would make C singular.
         floor = 1e-9 * total / points
         return cls(vectors, variances[:k].clamp_min(floor), max(rest, floor), shape, mask)
+
+    @property
+    def rows(self) -> int:
+        """See `MeasuredReference.rows`."""
+        return len(self.variances) + 1
+
+    def with_errors(self, sigmas: Tensor | None, errors: Tensor | None) -> Self:
+        """See `MeasuredReference.with_errors`."""
+        return replace(self, sigmas=sigmas, errors=errors)
 
     def covariance(self, event_shape: tuple[int, ...]) -> Covariance:
         """C; events of other shapes are refused."""

@@ -6,7 +6,6 @@ missing, superfluous, misshapen or not finite is an error.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -194,11 +193,9 @@ def read_local(tables: Tables, reference: Reference | None) -> LocalSpread | Non
         return None
     if not isinstance(reference, MeasuredReference):
         raise ValueError(f"{tables.where}: local.values without a reference")
-    rows = len(reference.frequencies) if isinstance(reference, RadialReference) else len(reference.variances) + 1
-    sigmas, errors = _read_errors(tables, rows, "local")
+    sigmas, errors = _read_errors(tables, reference.rows, "local")
     edges, values = tables.take("local.edges", (None, 2, 2)), tables.take("local.values", (None, 2, None))
-    measured = dataclasses.replace(reference, sigmas=sigmas, errors=errors)
-    return LocalSpread(measured, edges, values, float(tables.take("local.gain", ())))
+    return LocalSpread(reference.with_errors(sigmas, errors), edges, values, float(tables.take("local.gain", ())))
 
 
 def _read_errors(tables: Tables, rows: int, owner: str = "reference") -> tuple[Tensor | None, Tensor | None]:

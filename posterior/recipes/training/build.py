@@ -192,5 +192,5 @@ def measure(prior: NetworkPrior, fields: Tensor, sigmas: np.ndarray) -> tuple[Re
             rows.append(reference.error_power(errors, sigma))
     if isinstance(reference, EOFReference | RadialReference):
         levels = torch.as_tensor(sigmas, dtype=torch.float64)
-        reference = dataclasses.replace(reference, sigmas=levels, errors=torch.stack(rows))
+        reference = reference.with_errors(levels, torch.stack(rows))
     return reference, curve
