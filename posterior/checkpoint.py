@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posterior._tensors import write_tensors
 from posterior.likelihoods import Likelihood
 from posterior.priors.base import Prior
 from posterior.samplers.base import Sampler
@@ -84,12 +85,7 @@ class Checkpoint:
         """Replace the file, never leaving half of one."""
         if self.path is None:
             return
-        from safetensors.torch import save_file
-
-        partial = self.path.with_name(self.path.name + ".partial")
-        tensors = {name: x.contiguous() for name, x in finished.items()}
-        save_file(tensors, partial, metadata={"run": json.dumps(self.fingerprint)})
-        partial.replace(self.path)
+        write_tensors(finished, self.path, metadata={"run": json.dumps(self.fingerprint)})
 
 
 def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:

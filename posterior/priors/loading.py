@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from posterior._resources import resource
+from posterior._tensors import write_tensors
 from posterior.priors.base import Affine
 from posterior.priors.coarse import CoarseDenoiser
 from posterior.priors.conditioning import Condition
@@ -156,7 +157,6 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
         ValueError: If the prior stands at a date.
     """
     from diffusers.models.unets.unet_2d import UNet2DModel
-    from safetensors.torch import save_file
 
     if not isinstance(prior.network, UNet2DModel):
         raise TypeError(f"save_prior: the network is a {type(prior.network).__name__}; wanted a diffusers UNet2DModel")
@@ -170,15 +170,12 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
     (target / "unet").mkdir(parents=True, exist_ok=True)
     prior.network.save_config(target / "unet")
     dtype = torch.float16 if half else torch.float32
-    save_file(
-        {k: v.detach().to(dtype).contiguous() for k, v in prior.network.state_dict().items()},
-        target / "unet" / WEIGHTS,
-        metadata={"format": "pt"},
-    )
+    network = {k: v.to(dtype) for k, v in prior.network.state_dict().items()}
+    write_tensors(network, target / "unet" / WEIGHTS, metadata={"format": "pt"})
     if isinstance(prior.parameterisation, VariancePreserving):
         tensors["alphas_cumprod"] = prior.parameterisation.alphas_cumprod.double()
     if tensors:
-        save_file(tensors, target / "tables.safetensors")
+        write_tensors(tensors, target / "tables.safetensors")
     config = {
         "format": FORMAT,
         "parameterisation": _describe(prior.parameterisation),
@@ -194,7 +191,7 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
         config["coarse"] = {"factor": prior.coarse.factor, "above": prior.coarse.above}
         if prior.coarse.start is not None:
             config["coarse"]["start"] = list(prior.coarse.start.shape)
-            save_file(write_eofs(prior.coarse.start, half), target / "coarse" / START)
+            write_tensors(write_eofs(prior.coarse.start, half), target / "coarse" / START)
     (target / "posterior.json").write_text(json.dumps(config, indent=2) + "\n")
     write_scheduler(target, prior.parameterisation)
 

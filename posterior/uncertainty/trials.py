@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from posterior._tensors import write_tensors
+
 _PARTS = ".parts"  # ends the name of a complex tensor that is kept as real and imaginary part
 
 
@@ -198,11 +200,7 @@ def unpack(packed: dict[str, Tensor]) -> Trial:
 
 def save_trial(trial: Trial, path: Path) -> None:
     """Write one file, never leaving half of it."""
-    from safetensors.torch import save_file
-
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: value.clone() for name, value in pack(trial).items()}, partial)
-    partial.replace(path)
+    write_tensors({name: value.clone() for name, value in pack(trial).items()}, path)
 
 
 def load_trial(path: Path) -> Trial:

@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.fields.mri import SIDE, complex_truth, crop
 from benchmarks.fields.supervised.unet import WEIGHTS, gaussian, inputs, negative_log_likelihood, network
 from benchmarks.harness.source import ROOT
+from posterior._tensors import write_tensors
 
 ACCELERATIONS = (4.0, 8.0)
 LEARNING_RATE, WARM_UP, WEIGHT_DECAY, EMA, CLIP = 1e-3, 50, 1e-3, 0.995, 1.0
@@ -164,7 +165,7 @@ def main() -> None:
     began = time.process_time()
     if not (a.run / "pairs.safetensors").exists():
         seen, truth = pairs(a.pairs + HELD_OUT, a.seed)
-        save_file({"seen": seen, "truth": truth}, a.run / "pairs.safetensors")
+        write_tensors({"seen": seen, "truth": truth}, a.run / "pairs.safetensors")
         print(f"{len(seen)} pairs, {(time.process_time() - began) / 60:.1f} min", flush=True)
     made = load_file(a.run / "pairs.safetensors")
     with torch.random.fork_rng(devices=[]):
@@ -176,7 +177,7 @@ def main() -> None:
     net.load_state_dict({k: v.float() for k, v in half.items()})
     facts = held_out(net.eval(), made["seen"][a.pairs :], made["truth"][a.pairs :])
     net.save_config(a.out)
-    save_file(half, a.out / "diffusion_pytorch_model.safetensors")
+    write_tensors(half, a.out / "diffusion_pytorch_model.safetensors")
     options = " ".join(f"--{k} {v}" for k, v in (settings | ({"until": a.until} if a.until else {})).items())
     words = CARD.format(
         **facts,

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posterior._tensors import write_tensors
 from posterior.checkpoint import SamplingError
 from posterior.driver import draw_seed, sample
 from posterior.likelihoods import Likelihood
@@ -149,10 +150,10 @@ class _Expectation:
             if str(i) not in finished:
                 finished[str(i)] = self._one(prior, i)
                 if len(finished) % KEEP_EVERY == 0:
-                    self._save(finished, path)
+                    write_tensors(finished, path, metadata=self._about())
             if self.progress is not None:
                 self.progress(Lap(self.lap, "drawing", done + 1, len(rows)))
-        self._save(finished, path)
+        write_tensors(finished, path, metadata=self._about())
         return torch.stack([finished[str(i)] for i in rows.tolist()])
 
     def _one(self, prior: Prior, i: int) -> Tensor:
@@ -181,10 +182,3 @@ class _Expectation:
             if f.metadata() != self._about():
                 raise SamplingError(f"learn_prior: {path} holds draws of another run; choose another folder")
             return {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-
-    def _save(self, finished: dict[str, Tensor], path: Path) -> None:
-        from safetensors.torch import save_file
-
-        partial = path.with_suffix(".partial")
-        save_file({k: v.contiguous() for k, v in finished.items()}, partial, metadata=self._about())
-        partial.replace(path)
