@@ -24,7 +24,7 @@ from benchmarks.harness.markdown import markdown
 from benchmarks.harness.source import revision
 from benchmarks.harness.table import first_line, machine
 from posterior._memory import keep_large_blocks
-from posterior.recipes.calibration import SAMPLERS, make_problem, make_sampler, yardstick
+from posterior.recipes.calibration import PROBLEMS, SAMPLERS, make_problem, make_sampler, yardstick
 from posterior.uncertainty import Trial, Trials, leave_one_out, recalibrate_spread, tarp
 from posterior.uncertainty._statistics import bootstrap
 from posterior.uncertainty.quantities import log_likelihood, pixels
@@ -68,6 +68,12 @@ SIZES: dict[str, dict[str, Size]] = {
 SIZES["mri-8x"] = SIZES["mri-4x"] | {"DiffPIR": Size(1, 5)}
 
 
+def parts(problem: str, sampler: str) -> tuple[str, ...]:
+    """Dotted names of what a sampler's draws on a problem are computed with."""
+    entry = PROBLEMS[problem]
+    return f"posterior.recipes.calibration.{entry.module}.{entry.make}", "posterior.sample", f"posterior.{sampler}"
+
+
 def score(problem: str, trials: Trials, sampler: str) -> dict[str, Any]:
     """Everything the page says of one sampler on one problem."""
     look = yardstick(problem)
@@ -90,7 +96,7 @@ def score(problem: str, trials: Trials, sampler: str) -> dict[str, Any]:
         "vjps": float(costs[:, 1].mean()),
         "seconds_per_draw": float(costs[:, 2].sum() / (draws * len(trials))),
         "machine": machine(),
-        "revision": revision(),
+        "revision": revision(*parts(problem, sampler)),
     }
     if len(trials) > 1:
         row["coverage_band"] = [ends.tolist() for ends in bootstrap(inside, lambda means: means, 0.95)]

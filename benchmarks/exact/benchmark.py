@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import posterior
 from benchmarks.exact import methods as listed
 from benchmarks.exact.methods import run
-from benchmarks.exact.scores import SCORES, scores
+from benchmarks.exact.scores import SCORES, Yardstick, scores
 from benchmarks.exact.suites import SUITES, Case, build_case
 from benchmarks.harness.runner import Benchmark, Method
+from benchmarks.harness.source import name_of
 from benchmarks.harness.table import Layout, Row, first_line, number
 
 LAYOUT = Layout(SCORES)
@@ -38,28 +40,36 @@ class Exact(Benchmark):
     def problems(self, method: Method, suite: str, cell: str) -> int:
         return listed.problems_of(method, suite) if listed.takes_part(method, suite) else 0
 
+    def parts(self, method: Method, suite: str, cell: str) -> tuple[str, ...]:
+        judged = (name_of(SUITES[suite].build), name_of(posterior.exact_posterior), name_of(Yardstick.of), name_of(scores))
+        return *judged, *listed.parts(method)
+
+    def stale(self, row: Row) -> bool:
+        """Also where other settings of a peer have been chosen since."""
+        method = Method(row["method"], row["setting"])
+        return super().stale(row) or listed.settled_otherwise(method, row["suite"], row["settings"])
+
     def build(self, suite: str, cell: str, problem: int, quick: bool = False, draws: int | None = None) -> Case:
         return build_case(SUITES[suite], cell, problem, quick, draws)
 
     def measure(self, method: Method, case: Case, settings: dict[str, Any] | None = None) -> Row:
-        return measure(method, case, settings)
+        row = LAYOUT.blank(
+            (case.suite, case.cell, str(case.problem), method.name, method.setting),
+            case.draws,
+            self.revision(method, case.suite, case.cell),
+        )
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                out = run(method, case, settings)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            return row | {"status": "n/a", "reason": first_line(error)}
+        except (ArithmeticError, RuntimeError) as error:
+            return row | {"status": "failed", "reason": first_line(error)}
+        found = scores(out.samples, out.weights, case.yardstick, case.floor)
+        cost = {"nfe": out.nfe, "vjps": out.vjps, "seconds": out.seconds}
+        row |= {k: number(v) for k, v in {**found, **cost}.items()}
+        return row | {"status": "ok", "point": "yes" if out.point else "", "settings": out.settings}
 
 
 BENCHMARKS = {"exact": Exact()}
-
-
-def measure(method: Method, case: Case, settings: dict[str, Any] | None = None) -> Row:
-    """See `Benchmark.measure`."""
-    row = LAYOUT.blank((case.suite, case.cell, str(case.problem), method.name, method.setting), case.draws)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            out = run(method, case, settings)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        return row | {"status": "n/a", "reason": first_line(error)}
-    except (ArithmeticError, RuntimeError) as error:
-        return row | {"status": "failed", "reason": first_line(error)}
-    found = scores(out.samples, out.weights, case.yardstick, case.floor)
-    cost = {"nfe": out.nfe, "vjps": out.vjps, "seconds": out.seconds}
-    row |= {k: number(v) for k, v in {**found, **cost}.items()}
-    return row | {"status": "ok", "point": "yes" if out.point else "", "settings": out.settings}

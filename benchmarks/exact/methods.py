@@ -104,6 +104,21 @@ def settings_of(method: Method, suite: str) -> dict[str, Any] | None:
     return json.loads(TUNED.read_text()).get(suite, {}).get(method.name, {}).get("chosen")
 
 
+def parts(method: Method) -> tuple[str, ...]:
+    """Dotted names of what a method is made of."""
+    library = method.name.split()[0]
+    if library in LIBRARIES:
+        return (f"benchmarks.peers.{library}.run",)
+    return () if method.name == EXACT else ("posterior.sample", f"posterior.{method.name}")
+
+
+def settled_otherwise(method: Method, suite: str, settings: str) -> bool:
+    """Whether a row of a peer was made with other settings than those that are chosen by now."""
+    if method.name.split()[0] not in LIBRARIES or not settings:
+        return False
+    return json.loads(settings) != settings_of(method, suite)
+
+
 def run(method: Method, case: Case, settings: dict[str, Any] | None = None) -> Outcome:
     """All draws of one method on one problem, seeded by the problem's number."""
     began = time.monotonic()

@@ -12,7 +12,7 @@ from benchmarks.fields.maps import keep_maps
 from benchmarks.fields.methods import run
 from benchmarks.fields.scores import SCORES, scores
 from benchmarks.harness.runner import Benchmark, Method
-from benchmarks.harness.source import revision, weights
+from benchmarks.harness.source import name_of, weights
 from benchmarks.harness.table import Layout, Row, first_line, number
 from posterior._resources import resource
 
@@ -55,9 +55,13 @@ class Fields(Benchmark):
     def build(self, suite: str, cell: str, problem: int, quick: bool = False, draws: int | None = None) -> Case:
         return self.suite.build(cell, problem, quick, draws or (self.suite.quick_draws if quick else self.suite.draws))
 
+    def parts(self, method: Method, suite: str, cell: str) -> tuple[str, ...]:
+        return name_of(self.suite.build), *known.parts(method, self.suite)
+
     def revision(self, method: Method, suite: str, cell: str) -> str:
+        """Of the code, and of the prior's weights."""
         prior = self.suite.priors[cell]
-        return f"{revision(method.name in known.SAMPLED)}, {prior} {weights(resource(f'priors/{prior}'))}"
+        return f"{super().revision(method, suite, cell)}, {prior} {weights(resource(f'priors/{prior}'))}"
 
     def stale(self, row: Row) -> bool:
         """Also where other settings have been chosen since."""

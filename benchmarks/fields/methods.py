@@ -18,6 +18,7 @@ import posterior
 from benchmarks.fields.cases import Case, Suite
 from benchmarks.fields.scores import Outcome
 from benchmarks.harness.runner import Method
+from benchmarks.harness.source import name_of
 from benchmarks.harness.table import Row
 from posterior.draws import Draws
 
@@ -30,7 +31,6 @@ PEERS = {
     "deepinv": ("DPS", "DiffusionDPS", "PiGDM", "MomentMatching", "ALD", "ScoreSDE", "ILVR", "DiffPIR", "DDRM", "ULA"),
     "azula": ("DPS", "MMPS", "PGDM", "TMPD", "DiffPIR", "TDS"),
 }
-SAMPLED = (*OURS, "exact Gaussian", "optimal interpolation, 3D-Var")  # what our samplers, or their solvers, have a part in
 MOST_TRIED = 5  # settings tried of one method on one kind of problem, the default among them
 # Too large to try settings of samplers on, so that these take what was chosen on another cell.
 TUNED_AS = {("mri", "whole, 4x"): "4x", ("mri", "real k-space"): "4x"}
@@ -137,6 +137,15 @@ def settled_otherwise(row: Row, suite: Suite) -> bool:
         return False
     start = suite.classical[method.name].start if method.name in suite.classical else {}
     return json.loads(row["settings"]) != {**start, **settings_of(method, suite.name, row["cell"])}
+
+
+def parts(method: Method, suite: Suite) -> tuple[str, ...]:
+    """Dotted names of what a method is made of."""
+    if method.name in suite.classical:
+        return (name_of(suite.classical[method.name].run),)
+    if library(method):
+        return (f"benchmarks.peers.{library(method)}.run",)
+    return "posterior.sample", f"posterior.{method.name}"
 
 
 def run(method: Method, case: Case, suite: Suite, settings: dict[str, Any] | None = None) -> Outcome:

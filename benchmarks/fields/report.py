@@ -226,10 +226,12 @@ def _tuning() -> list[str]:
 
 
 def _provenance(rows: list[Row]) -> list[str]:
-    body = [[*k, str(len(v))] for k, v in sorted(groups(rows, "machine", "revision", "versions").items())]
+    # One line a prior: the code differs from method to method, and a line for each would say little.
+    shown = [r | {"prior": r["revision"].partition(", ")[2]} for r in rows]
+    body = [[*k, str(len(v))] for k, v in sorted(groups(shown, "machine", "prior", "versions").items())]
     words = (
-        "A revision is a hash of the code of the package (without its samplers, for methods that use none) and one of the "
-        "weights of the prior; rows of before have that of a commit. `python -m benchmarks report` counts the rows that other "
-        "code made; `run --renew` computes them again."
+        "Every row holds a hash of the code that it was computed with, as far as its problem and its method need it, and one "
+        "of the weights of the prior, shown here. `python -m benchmarks report` counts the rows that other code made; "
+        "`run --renew` computes them again."
     )
-    return [words, "", *markdown(["machine", "revision", "versions", "rows"], body)]
+    return [words, "", *markdown(["machine", "prior", "versions", "rows"], body)]

@@ -73,9 +73,13 @@ class Benchmark(ABC):
     def build(self, suite: str, cell: str, problem: int, quick: bool = False, draws: int | None = None) -> Any:
         """One problem."""
 
+    @abstractmethod
+    def parts(self, method: Method, suite: str, cell: str) -> tuple[str, ...]:
+        """Dotted names of what a row is computed with: what makes the problem, and what solves it."""
+
     def revision(self, method: Method, suite: str, cell: str) -> str:
-        """What a row of today is computed with."""
-        return revision()
+        """The code that a row of today is computed with."""
+        return revision(*self.parts(method, suite, cell))
 
     def stale(self, row: table.Row) -> bool:
         """Whether a row was computed with something else than one of today would be."""
@@ -163,6 +167,8 @@ def _job(module: str, name: str, rest: tuple[Any, ...]) -> Job:
 def run_plan(plan: Plan, path: Path, workers: int = 2, progress: bool = True) -> int:
     """Compute the rows of ``plan`` that ``path`` does not hold; each is written as soon as it is there.
 
+    Several runs may share a file.
+
     Returns:
         How many rows were computed.
     """
@@ -173,8 +179,7 @@ def run_plan(plan: Plan, path: Path, workers: int = 2, progress: bool = True) ->
     with _bar(total, progress) as report:
 
         def keep(row: table.Row) -> None:
-            rows[table.key(row)] = row
-            layout.write(path, list(rows.values()))
+            layout.add(path, row)
             report(row)
 
         if workers > 1 and len(jobs) > 1:

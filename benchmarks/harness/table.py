@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import os
 import platform
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks.harness.source import ROOT, revision
+from benchmarks.harness.source import ROOT
 
 KEY = ("suite", "cell", "problem", "method", "setting")
 COST = ("nfe", "vjps", "seconds")
@@ -39,10 +42,10 @@ class Layout:
         """All columns in order."""
         return (*KEY, "status", "reason", "draws", "point", *self.scores, *self.cost, "settings", "versions", *SINCE)
 
-    def blank(self, known: tuple[str, ...], draws: int) -> Row:
+    def blank(self, known: tuple[str, ...], draws: int, revision: str = "") -> Row:
         """A row of the key ``known`` that says where and with what it is made, and nothing else."""
         row = dict.fromkeys(self.columns, "") | dict(zip(KEY, known, strict=True))
-        return row | {"draws": str(draws), "versions": versions(), "machine": machine(), "revision": revision()}
+        return row | {"draws": str(draws), "versions": versions(), "machine": machine(), "revision": revision}
 
     def read(self, path: Path) -> list[Row]:
         """All complete rows; a line that a killed run left half written is not one.
@@ -72,10 +75,27 @@ class Layout:
             writer.writerows(ordered)
         fresh.replace(path)
 
+    def add(self, path: Path, row: Row) -> None:
+        """One row more, or another of the same key; rows that other processes add meanwhile are kept."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path.parent):
+            self.write(path, list(({key(r): r for r in self.read(path)} | {key(row): row}).values()))
+
 
 def key(row: Row) -> tuple[str, ...]:
     """What a row is known by."""
     return tuple(str(row[k]) for k in KEY)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock is the folder's own, so that no file is left, and ends with the process."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def number(value: float, digits: int = 6) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import posterior
 from benchmarks.harness.runner import Benchmark, Method
+from benchmarks.harness.source import name_of
 from benchmarks.harness.table import Layout, Row, first_line, number
 from benchmarks.weather.cases import DAYS, FOLDS, HOUR, MONTHS, Case, day, fold, prior, window
 from posterior.likelihoods import GaussianLikelihood
@@ -60,12 +61,15 @@ class Weather(Benchmark):
     def problems(self, method: Method, suite: str, cell: str) -> int:
         return len(DAYS) if suite == "days" else FOLDS
 
+    def parts(self, method: Method, suite: str, cell: str) -> tuple[str, ...]:
+        return name_of(day), name_of(fold), name_of(run)
+
     def build(self, suite: str, cell: str, problem: int, quick: bool = False, draws: int | None = None) -> Case:
         count = draws or (20 if quick else 32)
         return day(cell, problem, count) if suite == "days" else fold(problem, 2 * count)
 
     def measure(self, method: Method, case: Case, settings: dict[str, Any] | None = None) -> Row:
-        return measure(method, case, settings)
+        return measure(method, case, settings) | {"revision": self.revision(method, case.suite, case.cell)}
 
 
 BENCHMARKS = {"weather": Weather()}

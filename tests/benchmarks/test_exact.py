@@ -7,7 +7,7 @@ import torch
 
 import posterior
 from benchmarks.__main__ import main
-from benchmarks.exact.benchmark import BENCHMARKS, LAYOUT, measure
+from benchmarks.exact.benchmark import BENCHMARKS, LAYOUT
 from benchmarks.exact.methods import GRIDS, LIBRARIES, OURS, methods, run, settings_of
 from benchmarks.exact.report import choice_tables, over_cells, results_page
 from benchmarks.exact.scores import SCORES, Yardstick, scores
@@ -92,16 +92,16 @@ class TestPeers:
     @pytest.mark.parametrize("name", [f"{library} {kind}" for library, kinds in LIBRARIES.items() for kind in kinds])
     def test_every_peer_runs_and_repeats_itself(self, case, name, monkeypatch):
         settings = {"deepinv DPS": {"num_steps": 30}}.get(name, {})
-        a, b = (measure(Method(name), case, settings) for _ in range(2))
+        a, b = (BENCHMARKS["exact"].measure(Method(name), case, settings) for _ in range(2))
         assert a["status"] == "ok", a["reason"]
         assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
         assert float(a["nfe"]) > 0
 
     def test_what_a_peer_cannot_take_is_said(self):
         speed = build_case(SUITES["nonlinear"], "wind speed", 0, draws=10)
-        assert measure(Method("azula MMPS"), speed)["reason"] == "ValueError: wanted a linear operator"
+        assert BENCHMARKS["exact"].measure(Method("azula MMPS"), speed)["reason"] == "ValueError: wanted a linear operator"
         counts = build_case(SUITES["nonlinear"], "counts", 0, draws=10)
-        assert "wanted Gaussian noise" in measure(Method("deepinv DDRM"), counts)["reason"]
+        assert "wanted Gaussian noise" in BENCHMARKS["exact"].measure(Method("deepinv DDRM"), counts)["reason"]
 
     def test_grids_name_every_peer_and_hold_the_default(self):
         grids = json.loads(GRIDS.read_text())
@@ -166,7 +166,7 @@ class TestRun:
         assert cells(True, cells=("gauss, imputation",)) == {("levy", "gauss, imputation")}
 
     def test_same_seeds_same_figures(self, case):
-        a, b = (measure(Method("GaussianBridge"), case) for _ in range(2))
+        a, b = (BENCHMARKS["exact"].measure(Method("GaussianBridge"), case) for _ in range(2))
         assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
 
     def test_a_method_that_fails_keeps_its_row(self, case, monkeypatch):
@@ -174,13 +174,13 @@ class TestRun:
             raise posterior.SamplingError("values are not finite\nand more")
 
         monkeypatch.setattr("benchmarks.exact.benchmark.run", explode)
-        row = measure(Method("MMPS"), case)
+        row = BENCHMARKS["exact"].measure(Method("MMPS"), case)
         assert (row["status"], row["reason"]) == ("failed", "SamplingError: values are not finite")
         assert "failed" in results_page([row]) and "values are not finite" in results_page([row])
 
     def test_a_line_cut_short_is_computed_again(self, case, tmp_path):
         path = tmp_path / "rows.csv"
-        LAYOUT.write(path, [measure(Method("GaussianBridge"), case)])
+        LAYOUT.write(path, [BENCHMARKS["exact"].measure(Method("GaussianBridge"), case)])
         path.write_text(path.read_text() + "mixture,d 8,1,MM")
         assert len(LAYOUT.read(path)) == 1
         path.write_text("a,b\n1,2\n")
@@ -198,7 +198,7 @@ class TestRun:
 
 
 def test_marked_blocks_are_filled_and_prose_is_kept(case):
-    rows = [measure(Method(name), case) for name in ("exact draws", "GaussianBridge")]
+    rows = [BENCHMARKS["exact"].measure(Method(name), case) for name in ("exact draws", "GaussianBridge")]
     page = "Above.\n\n<!-- table errors -->\nold\n<!-- end -->\n\nBelow.\n\n<!-- table costs -->\n<!-- end -->\n"
     filled = fill(page, choice_tables(rows))
     assert filled.startswith("Above.\n") and "\n\nBelow.\n" in filled and "old" not in filled

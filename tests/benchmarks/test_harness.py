@@ -1,6 +1,8 @@
 """Rows on disk, statistics of comparisons, and the command line of the benchmarks."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,7 +10,6 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.harness import source
 from benchmarks.harness.runner import Benchmark, Method, Plan, run_plan
-from benchmarks.harness.source import revision
 from benchmarks.harness.statistics import median_interval, paired
 from benchmarks.harness.table import Layout, machine, versions
 from benchmarks.registry import BENCHMARKS
@@ -23,7 +24,6 @@ class TestRows:
     def test_a_row_says_where_it_comes_from(self):
         row = self.row()
         assert row["machine"] == machine() and "cores" in machine()
-        assert row["revision"] == revision() != ""
         assert row["versions"] == versions() and "posterior not installed" not in versions() and "torch" in versions()
 
     def test_files_without_the_later_columns_are_read(self, tmp_path):
@@ -35,37 +35,34 @@ class TestRows:
         assert [r["problem"] for r in self.layout.read(path)] == ["2", "10"]
         assert all(r["machine"] == "" for r in self.layout.read(path))
 
+    def test_two_runs_at_once_keep_the_rows_of_both(self, tmp_path):
+        """Each writes the whole file after every row, and must not bring back the file that it began with."""
+        path = tmp_path / "rows.csv"
+        runs = [subprocess.Popen([sys.executable, "-c", ADD, str(path), str(first)]) for first in (0, 100)]
+        assert [run.wait(60) for run in runs] == [0, 0]
+        assert {int(r["problem"]) for r in self.layout.read(path)} == {*range(40), *range(100, 140)}
+
+
+# A process that adds rows as a run of the benchmarks does.
+ADD = """
+import sys
+from pathlib import Path
+from benchmarks.harness.table import Layout
+layout = Layout(("score",))
+first = int(sys.argv[2])
+for problem in range(first, first + 40):
+    layout.add(Path(sys.argv[1]), layout.blank(("suite", "cell", str(problem), "method", "default"), 3))
+"""
+
 
 class TestSource:
     @pytest.fixture
-    def tree(self, tmp_path, monkeypatch):
-        """Two packages and a prior, of which a test may change a file."""
-        for name in ("operators/mri.py", "posterior/linalg.py", "posterior/samplers/tds.py", "posterior/cli/run.py"):
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_text("x = 1")
+    def tree(self, tmp_path):
+        """A prior, of which a test may change a file."""
         (tmp_path / "unet").mkdir()
         (tmp_path / "unet" / "weights.safetensors").write_bytes(b"1")
         (tmp_path / "posterior.json").write_text('{"scale": 1, "card": {"summary": "a"}}')
-        monkeypatch.setattr(source, "ROOT", tmp_path)
         return tmp_path
-
-    @pytest.mark.parametrize(
-        ("file", "with_samplers", "without"),
-        [
-            ("posterior/linalg.py", True, True),
-            ("operators/mri.py", True, True),
-            ("posterior/samplers/tds.py", True, False),
-            ("posterior/cli/run.py", False, False),
-        ],
-    )
-    def test_a_hash_changes_with_what_has_a_part(self, tree, file, with_samplers, without):
-        plain = source.revision.__wrapped__
-        before = plain(True), plain(False)
-        assert before == (plain(True), plain(False))
-        (tree / file).write_text('"""What it is."""\n# why\nx = 1\n')
-        assert before == (plain(True), plain(False))
-        (tree / file).write_text("x = 2")
-        assert (plain(True) != before[0], plain(False) != before[1]) == (with_samplers, without)
 
     def test_a_card_is_no_weight(self, tree):
         weights = source.weights.__wrapped__
@@ -117,6 +114,9 @@ class Counted(Benchmark):
 
     name, module, layout, suites = "counted", "", Layout(("score",)), ("suite",)
 
+    def parts(self, method, suite, cell):
+        return ("benchmarks.harness.statistics.paired",)
+
     def cells(self, suite):
         return ("cell",)
 
@@ -130,7 +130,8 @@ class Counted(Benchmark):
         return problem
 
     def measure(self, method, case, settings=None):
-        return self.layout.blank(("suite", "cell", str(case), method.name, method.setting), 1) | {"score": str(case)}
+        key = ("suite", "cell", str(case), method.name, method.setting)
+        return self.layout.blank(key, 1, self.revision(method, *key[:2])) | {"score": str(case)}
 
 
 class TestStatistics:
