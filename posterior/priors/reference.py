@@ -219,6 +219,7 @@ class EOFReference(MeasuredReference):
         mask: Tensor | None = None,
         shrinkage: float = 0.0,
         localisation: float | None = None,
+        hybrid: float = 0.0,
     ) -> EOFReference:
         """The Gaussian of training fields.
 
@@ -231,12 +232,23 @@ class EOFReference(MeasuredReference):
             shrinkage: The sample covariance S becomes (1 - a) S + a trace(S) / n I.
             localisation: Covariances between points are multiplied by a taper that falls from 1 to 0 at this distance, in
                 grid points over the last two axes (Gaspari, Cohn 1999). Few fields make far points covary by chance.
+            hybrid: Share h of S that is left as it is beside the localised T * S: (1 - h) T * S + h S. Waves as long as the
+                field keep their variance by it, and directions that few fields lack are filled by the other part.
+
+        Raises:
+            ValueError: If ``hybrid`` is not in [0, 1), or given without ``localisation``.
 
         References:
             Gaspari, Cohn. Construction of correlation functions in two and three dimensions. 1999. Q. J. R. Meteorol. Soc.
                 125, 723 (equation 4.10).
+            Hamill, Snyder. A hybrid ensemble Kalman filter-3D variational analysis scheme. 2000. Mon. Weather Rev. 128, 2905
+                (two covariances mixed).
             Halko, Martinsson, Tropp. Finding structure with randomness. 2011. arXiv:0909.4061 (leading eigenvectors).
         """
+        if not 0 <= hybrid < 1 or (hybrid and localisation is None):
+            raise ValueError(
+                f"EOF reference: hybrid is {hybrid}; wanted a share in [0, 1), and above 0 a localisation beside it"
+            )
         shape, data = tuple(fields.shape[1:]), fields.double().flatten(1)
         exists = torch.ones(data.shape[1], dtype=torch.bool) if mask is None else mask.flatten()
         points = int(exists.sum())
@@ -247,7 +259,7 @@ class EOFReference(MeasuredReference):
             _, values, vh = torch.linalg.svd(seen / len(data) ** 0.5, full_matrices=False)
             values, found = values.square(), vh.T
         else:
-            taper = _taper(shape, localisation)[exists][:, exists]
+            taper = _taper(shape, localisation)[exists][:, exists].mul_(1 - hybrid).add_(hybrid)
             values, found = _leading(taper.mul_(seen.T @ seen).div_(len(data)), rank or points)
         variances = (1 - shrinkage) * values + shrinkage * total / points
         k = min(rank or points, len(values), points)

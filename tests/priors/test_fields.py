@@ -100,6 +100,20 @@ class TestEOFReference:
             full = EOFReference.fit(fields, None, localisation=6.0)
             torch.testing.assert_close(reference.variances, full.variances[:4], rtol=0.03, atol=0)
 
+    def test_a_hybrid_covariance_mixes_the_localised_and_the_sample_one(self):
+        shape = (1, 1, 40)
+        fields = normal(60, *shape, seed=7)
+        eye = torch.eye(40, dtype=torch.float64).reshape(40, *shape)
+        local, mixed = (
+            EOFReference.fit(fields, localisation=6.0, hybrid=h).covariance(shape).apply(eye).flatten(1) for h in (0.0, 0.3)
+        )
+        sample = fields.flatten(1).T @ fields.flatten(1) / 60
+        torch.testing.assert_close(mixed, 0.7 * local + 0.3 * sample, rtol=1e-6, atol=1e-6)
+        with pytest.raises(ValueError, match=r"hybrid is 1.0; wanted a share in \[0, 1\)"):
+            EOFReference.fit(fields, localisation=6.0, hybrid=1.0)
+        with pytest.raises(ValueError, match="a localisation beside it"):
+            EOFReference.fit(fields, hybrid=0.3)
+
     def test_is_for_one_shape(self):
         reference = EOFReference.fit(draws_of_a_field(), 3)
         with pytest.raises(ValueError, match=r"got shape \(2, 4, 3\), wanted \(2, 3, 4\)"):

@@ -126,7 +126,14 @@ def cross_fitted(
 
 def _reference(config: ReferenceConfig, fields: Tensor, mask: Tensor | None) -> Reference | None:
     if config.kind == "eof":
-        return EOFReference.fit(fields, config.rank, mask=mask, shrinkage=config.shrinkage, localisation=config.localisation)
+        return EOFReference.fit(
+            fields,
+            config.rank,
+            mask=mask,
+            shrinkage=config.shrinkage,
+            localisation=config.localisation,
+            hybrid=config.hybrid,
+        )
     if config.kind == "radial":
         return RadialReference(*radial_spectrum(fields))
     return None

@@ -71,6 +71,7 @@ class ReferenceConfig:
         rank: EOFs kept; all where None.
         shrinkage: Of the EOF covariance towards white.
         localisation: Grid points at which points no longer covary; None for as far as they do (see `EOFReference.fit`).
+        hybrid: Share of the covariance that is not localised.
         folds: While a residual network trains, a field meets the Gaussian of the other folds, runs of neighbouring fields, as
             a held-out field will meet the whole; 0 for the Gaussian that knows it. For few fields, whose Gaussian errs less
             on them than on others.
@@ -80,11 +81,14 @@ class ReferenceConfig:
     rank: int | None = None
     shrinkage: float = 0.0
     localisation: float | None = None
+    hybrid: float = 0.0
     folds: int = 0
 
     def __post_init__(self) -> None:
         if self.folds < 0 or self.folds == 1 or (self.folds and self.kind == "none"):
             raise ValueError(f"reference.folds: {self.folds}; wanted 0, or 2 or more of a reference")
+        if not 0 <= self.hybrid < 1 or (self.hybrid and self.localisation is None):
+            raise ValueError(f"reference.hybrid: {self.hybrid}; wanted a share in [0, 1) of a reference with a localisation")
 
 
 @dataclass(frozen=True)
