@@ -103,10 +103,16 @@ class Module:
 
 
 class Code:
-    """All modules below a folder, each read once."""
+    """All modules below a folder, each read once.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: The folder.
+        aside: Modules and packages that are not looked into.
+    """
+
+    def __init__(self, root: Path, aside: tuple[str, ...] = ()) -> None:
         self.root = root
+        self.aside = aside
         self.modules: dict[str, Module | None] = {}
 
     def module(self, name: str) -> Module | None:
@@ -135,7 +141,7 @@ class Code:
         while todo:
             place = todo.pop()
             module = self.module(place[0])
-            if place in seen or module is None or place[1] not in module.parts:
+            if place in seen or module is None or place[1] not in module.parts or self._aside(place[0]):
                 continue
             part = module.parts[place[1]]
             chains, attributes = part.mentioned
@@ -186,6 +192,9 @@ class Code:
             if (*whole, name) not in before:
                 found += self.find((*whole, name), before | {whole})[0]
         return found, True
+
+    def _aside(self, name: str) -> bool:
+        return any(name == a or name.startswith(f"{a}.") for a in self.aside)
 
     def open(self, module: Module, name: str) -> bool:
         """Whether a class extends one from elsewhere that may call its methods."""

@@ -124,9 +124,13 @@ def test_names_in_strings_and_methods_that_libraries_call(tree):
             code.needed(wrong)
 
 
+def test_what_is_put_aside_has_no_part(tree):
+    assert not any(name.startswith("house.rooms") for name in Code(tree, ("house.rooms",)).needed(*ROOTS))
+
+
 def test_rows_depend_on_what_they_use():
     """Of the real code: the sampler's base but no loader, no other sampler, and peers on no sampler of ours."""
-    code = Code(ROOT)
+    code = Code(ROOT, source.ASIDE)
     exact, mri = BENCHMARKS["exact"], BENCHMARKS["mri"]
     methods = {m.name: m for m in exact.methods()}
 
