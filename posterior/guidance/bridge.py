@@ -15,9 +15,11 @@ from posterior.guidance.solves import explain
 from posterior.integrators import Estimate, Noise
 from posterior.likelihoods import Linearisation
 from posterior.priors.covariance import Covariance, ScaledCovariance
-from posterior.problem import Problem
+from posterior.problem import Problem, pilot_noise
 
 SINGLE_TOLERANCE = 5e-3
+# Multiplications by the posterior covariance that find its largest eigenvalue: the fifth is within some ten per cent.
+WIDEST = 5
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,30 @@ class BridgeGuidance(Guidance):
         """The mean of the reference Gaussian's own posterior, (1, *event): a field that depends on no draw."""
         key = ("typical field", self)
         if key not in problem.memo:
-            reference = reference_of(problem)
-            mean = prior_mean(problem, like[:1], reference)
-            problem.memo[key] = _Conditional(self, problem, "start", mean, reference.covariance(problem.event_shape)).mean()
+            problem.memo[key] = self._start(problem, like[:1]).mean()
         return problem.memo[key]
+
+    def widest(self, problem: Problem) -> float:
+        """Largest standard deviation of the reference Gaussian's own posterior, over all directions of a field.
+
+        By power iteration from white noise, hence from below; the operator is replaced by its line at the posterior mean.
+        """
+        key = ("widest", self)
+        if key not in problem.memo:
+            v = pilot_noise(problem.event_shape, problem.likelihood.y)
+            given = self._start(problem, v)
+            variance = torch.zeros(())
+            for _ in range(WIDEST):
+                v = given.covariance(v / torch.linalg.vector_norm(v))
+                variance = torch.linalg.vector_norm(v)
+            problem.memo[key] = float(variance) ** 0.5
+        return problem.memo[key]
+
+    def _start(self, problem: Problem, like: Tensor) -> _Conditional:
+        """The reference Gaussian given the data, for fields like ``like``."""
+        reference = reference_of(problem)
+        mean = prior_mean(problem, like, reference)
+        return _Conditional(self, problem, "start", mean, reference.covariance(problem.event_shape))
 
     def start(self, problem: Problem, sigma: float, noise: Noise) -> Tensor:
         """A draw of the reference Gaussian's own posterior, noised: right at any ``sigma`` where the prior is Gaussian."""
@@ -110,11 +132,8 @@ class BridgeGuidance(Guidance):
 
     def first(self, problem: Problem, noise: Noise) -> Tensor:
         """A draw of the reference Gaussian's own posterior."""
-        reference = reference_of(problem)
-        cov = reference.covariance(problem.event_shape)
         white = noise()
-        mean = prior_mean(problem, white, reference)
-        given = _Conditional(self, problem, "start", mean, cov)
+        given = self._start(problem, white)
         x0 = given.draw(noise, white, None)
         if problem.likelihood.stand_in == "mixture":
             given.unsure = False
@@ -162,6 +181,12 @@ class _Conditional:
         """Mean of x0 given the data; with gross errors, as if each datum had its expected precision."""
         residual = self.like.y - self.prediction
         return self.d + explain(self.problem, self.key, self.lin, self.cov, residual, *self.limits, self._variance(None, None))
+
+    def covariance(self, v: Tensor) -> Tensor:
+        """The covariance of x0 given the data, of fields ``v``; with gross errors as in `mean`."""
+        spread = self.cov.apply(v)
+        seen = self.lin.jvp(spread)
+        return spread - explain(self.problem, self.key, self.lin, self.cov, seen, *self.limits, self._variance(None, None))
 
     def draw(self, noise: Noise, white: Tensor, last: Tensor | None) -> Tensor:
         """A draw of x0 given the data; ``white`` becomes xi, and variances of gross errors are drawn given ``last``."""

@@ -13,6 +13,8 @@ from posterior.samplers.base import State
 from posterior.samplers.guided import Guided
 from posterior.schedules import LogUniform, Schedule
 
+# The first noise level, at least, in the prior's rms and in standard deviations of the Gaussian's posterior where it is widest.
+TOP = 2.0
 # In units of the prior's rms: an error of the denoiser so small that its law no longer matters, and where that is sought.
 SETTLED = 0.1
 LOWEST = (0.03, 0.5)
@@ -22,10 +24,13 @@ class GaussianBridge(Guided):
     """Calibrated transitions from the prior's reference Gaussian; see `BridgeGuidance`.
 
     One network call and one linear solve a step, no backward pass. The first fields are draws of the Gaussian's own
-    posterior, so noise levels far above the prior's rms add nothing: the default grid starts at 2 rms. The last draw is of a
-    Gaussian too, whose spread is that of the denoiser's error, so levels at which this is small add nothing either: where the
-    prior carries a measured error spectrum the grid ends at the level at which its root-mean-square is 0.1 rms, though not
-    outside 0.03 to 0.5 rms; elsewhere it ends at 0.03 rms. Levels are equally spaced in log sigma.
+    posterior, noised. What they say of x0 in a direction in which that posterior has standard deviation s is right only as far
+    as the prior is Gaussian, and the noise hides all but s^2 / (s^2 + sigma^2) of it from the denoiser: the default grid starts
+    at 2 s of the widest direction, which leaves a fifth, and at 2 rms at least. So large patterns that the data leave open
+    start in more noise than those that they settle. The last draw is of a Gaussian too, whose spread is that of the denoiser's
+    error, so levels at which this is small add nothing: where the prior carries a measured error spectrum the grid ends at the
+    level at which its root-mean-square is 0.1 rms, though not outside 0.03 to 0.5 rms; elsewhere at 0.03 rms. Levels are
+    equally spaced in log sigma.
     """
 
     guidance: BridgeGuidance
@@ -50,9 +55,12 @@ class GaussianBridge(Guided):
     def levels(self, problem: Problem) -> list[float]:
         """See `Guided.levels`."""
         prior = problem.prior
-        top = self.sigma_max if self.sigma_max is not None else min(2 * prior.rms, prior.sigma_max)
+        top = self.sigma_max if self.sigma_max is not None else min(self._top(problem), prior.sigma_max)
         low = self.sigma_min if self.sigma_min is not None else max(_lowest(problem), prior.sigma_min)
         return self.schedule(self.steps, top, low)
+
+    def _top(self, problem: Problem) -> float:
+        return TOP * max(problem.prior.rms, self.guidance.widest(problem))
 
     def init(self, problem: Problem, noise: Noise) -> State:
         """See `Sampler.init`."""

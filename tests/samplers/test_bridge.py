@@ -190,6 +190,61 @@ class TestSolves:
         torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
 
+def open_direction(unobserved):
+    """Ten coordinates, the last five seen; the first varies by ``unobserved``, the others by 1."""
+    variances = torch.ones(10, dtype=torch.float64)
+    variances[0] = unobserved**2
+    like = posterior.GaussianLikelihood(Matrix(torch.eye(10)[5:].double()), torch.zeros(1, 5).double(), 0.1)
+    return posterior.GaussianPrior(torch.zeros(10).double(), variances.diag()), like
+
+
+class TestNoiseLevels:
+    def test_widest_direction_of_the_posterior(self, monkeypatch):
+        """Against the eigenvalues of a dense posterior covariance, by factorisation and by conjugate gradients."""
+        import posterior.guidance.solves as solves
+
+        g = torch.Generator().manual_seed(0)
+        square, seen = torch.randn(12, 12, generator=g).double(), torch.randn(7, 12, generator=g).double()
+        cov = square @ square.T
+        prior = posterior.GaussianPrior(torch.zeros(12).double(), cov)
+        like = posterior.GaussianLikelihood(Matrix(seen), torch.ones(1, 7).double(), 0.3)
+        wanted = (
+            float(
+                torch.linalg.eigvalsh(
+                    cov - cov @ seen.T @ torch.linalg.solve(seen @ cov @ seen.T + 0.09 * torch.eye(7).double(), seen @ cov)
+                ).max()
+            )
+            ** 0.5
+        )
+        for few in (512, 0):
+            monkeypatch.setattr(solves, "FEW", few)
+            problem = Problem(prior, like.in_standard(prior.affine, (12,)), (12,))
+            found = posterior.GaussianBridge().guidance.widest(problem)
+            assert 0.9 * wanted < found < 1.001 * wanted
+
+    @pytest.mark.parametrize(("unobserved", "top"), [(1.0, 2.0), (6.0, 12.0)])
+    def test_start_is_twice_the_widest_direction_and_two_rms_at_least(self, unobserved, top):
+        prior, like = open_direction(unobserved)
+        problem = Problem(prior, like.in_standard(prior.affine, (10,)), (10,))
+        assert posterior.GaussianBridge().levels(problem)[0] == pytest.approx(max(top, 2 * prior.rms), rel=0.02)
+        assert posterior.GaussianBridge(sigma_max=3.0).levels(problem)[0] == 3.0
+        prior.sigma_max = 5.0
+        assert posterior.GaussianBridge().levels(problem)[0] == pytest.approx(min(max(top, 2 * prior.rms), 5.0), rel=0.02)
+
+    def test_a_rare_mode_that_the_data_leave_open(self):
+        """A twentieth of the prior is far out where nothing was measured: the Gaussian's posterior hardly has it."""
+        means = torch.zeros(2, 20, dtype=torch.float64)
+        means[0, 0], means[1, 0] = 2.3, -43.6
+        prior = posterior.GaussianMixturePrior(means, torch.tensor([0.95, 0.05]).double(), 1.0)
+        like = posterior.GaussianLikelihood(Matrix(torch.eye(20)[10:].double()), torch.ones(1, 10).double(), 0.3)
+        rare = [
+            float((posterior.sample(prior, like, sampler, draws=3000, batch_size=3000).samples[:, 0] < -20).double().mean())
+            for sampler in (posterior.GaussianBridge(), posterior.GaussianBridge(sigma_max=2 * prior.rms))
+        ]
+        assert rare[0] == pytest.approx(0.05, abs=0.02)
+        assert rare[1] < 0.03
+
+
 class TestPiGDM:
     def test_its_own_covariance_drawn_from_is_exact_for_a_white_prior(self):
         """At five steps, where the mean alone loses half of the spread."""
