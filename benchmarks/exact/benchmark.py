@@ -40,6 +40,9 @@ class Exact(Benchmark):
     def problems(self, method: Method, suite: str, cell: str) -> int:
         return listed.problems_of(method, suite) if listed.takes_part(method, suite) else 0
 
+    def draws(self, method: Method, suite: str) -> int | None:
+        return listed.draws_of(method, suite)
+
     def parts(self, method: Method, suite: str, cell: str) -> tuple[str, ...]:
         judged = (name_of(SUITES[suite].build), name_of(posterior.exact_posterior), name_of(Yardstick.of), name_of(scores))
         return *judged, *listed.parts(method)

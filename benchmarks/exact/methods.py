@@ -43,12 +43,17 @@ LIBRARIES = {"deepinv": ("DPS", "PiGDM", "MomentMatching", "DiffPIR", "DDRM")}
 LIBRARIES["azula"] = ("DPS", "MMPS", "PGDM", "TMPD", "DiffPIR", "TDS")
 EXACT = "exact draws"
 
-# Methods with a thousand backward passes or more a draw are given fewer problems where a denoiser call is dear.
-FEWER = {
-    "levy": {"DPS": 1, "LGD": 1, "REDDiff": 1, "DAPS": 1, "PnPDM": 1, "FlowDPS": 2, "MMPS": 2, "deepinv DPS": 1},
-    "nonlinear": {"DPS": 2, "LGD": 2, "DAPS": 2, "PnPDM": 2, "REDDiff": 2},
-    "random field": {"DPS": 2, "LGD": 2, "DAPS": 2, "PnPDM": 2},
+# Methods that limits are about, and the peers that come nearest to them, have more problems or draws than a suite's own
+# number; methods with a thousand calls or more a draw have fewer.
+MANY = 20
+HELD = (EXACT, "TDS", "AFDPS", "FKFilter", "MMPS")
+RIVALS = ("deepinv DPS", "deepinv MomentMatching", "azula DPS", "azula MMPS", "azula TMPD", "azula TDS")
+DEAR = ("DPS", "LGD", "PnPDM", "deepinv PiGDM", "deepinv DDRM", "azula DiffPIR")
+PROBLEMS = {
+    "mixture": dict.fromkeys((*HELD, *RIVALS), MANY) | dict.fromkeys(DEAR, 1),
+    "nonlinear": dict.fromkeys((EXACT, "TDS", "AFDPS"), MANY) | {"MMPS": 4},
 }
+DRAWS = {"random field": {EXACT: 1000, "TDS": 1000, "AFDPS": 1000, "MMPS": 400}}
 
 
 @dataclass(frozen=True)
@@ -84,15 +89,20 @@ def methods(names: list[str] | None = None) -> list[Method]:
 
 
 def takes_part(method: Method, suite: str) -> bool:
-    """Whether the method is run on the suite at all."""
+    """Whether the method is run on the suite at all; a peer counts as tuned if something was better than its default."""
     if method.name.split()[0] not in LIBRARIES:
         return True
-    return SUITES[suite].peers and (method.setting == "default" or settings_of(method, suite) is not None)
+    return SUITES[suite].peers and (method.setting == "default" or bool(settings_of(method, suite)))
 
 
 def problems_of(method: Method, suite: str) -> int:
     """How many problems of each cell a full run has."""
-    return min(SUITES[suite].problems, FEWER.get(suite, {}).get(method.name, SUITES[suite].problems))
+    return PROBLEMS.get(suite, {}).get(method.name, SUITES[suite].problems)
+
+
+def draws_of(method: Method, suite: str) -> int | None:
+    """How many draws a full run asks for; the suite's own number where None."""
+    return DRAWS.get(suite, {}).get(method.name)
 
 
 def settings_of(method: Method, suite: str) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from benchmarks.exact.limits import ABOUT, limits_table
 from benchmarks.exact.methods import EXACT, LIBRARIES, OURS
 from benchmarks.exact.suites import FRESH, SUITES
 from benchmarks.harness.markdown import cell, fill, groups, label, markdown, mean, reasons
@@ -91,6 +92,22 @@ def moment_table(rows: list[Row]) -> list[str]:
     return markdown([*head, "calls", "VJPs", "s"], body)
 
 
+def cell_table(rows: list[Row], cells: list[str]) -> list[str]:
+    """Bias, std and coverage in every cell."""
+    body = []
+    for of_method in ordered([r for r in rows if r["status"] == "ok"]):
+        by_cell = groups(of_method, "cell")
+        body.append([marked(of_method), *(_moments(by_cell.get((c,), [])) for c in cells)])
+    return markdown(["bias / std / coverage", *cells], body)
+
+
+def _moments(rows: list[Row]) -> str:
+    if not rows:
+        return ""
+    spread = "" if rows[0]["point"] else f" / {cell(mean(rows, 'std_ratio'), 3)} / {cell(mean(rows, 'coverage90'))}"
+    return f"{cell(bias(rows), 3)}{spread}"
+
+
 def costs(rows: list[Row]) -> list[str]:
     """Calls, products and seconds for 100 draws."""
     seconds = sum(100 * float(r["seconds"]) / float(r["draws"]) for r in rows) / len(rows)
@@ -152,8 +169,10 @@ def results_page(rows: list[Row]) -> str:
         draws = sorted({int(r["draws"]) for r in these})
         size = " to ".join(str(n) for n in ({draws[0], draws[-1]} if len(draws) > 1 else draws))
         lines += ["", f"## {suite.name.capitalize()}", "", f"{suite.about} {size} draws a problem.", ""]
-        lines += [*ratio_table(these, cells), "", *moment_table(these)]
+        lines += [*ratio_table(these, cells), "", *moment_table(these), "", *cell_table(these, cells)]
     lines += fresh_tables(rows)
+    held = limits_table(rows)
+    lines += ["", "## Limits", "", ABOUT, "", *held] if held else []
     found = reasons(rows)
     if found:
         lines += ["", "## Not run, or failed", "", *found]

@@ -101,7 +101,7 @@ SUITES = {
             _mixture,
             1000,
             100,
-            20,
+            4,
             "25 modes, d unknowns, m data from a random operator; the posterior is a mixture again.",
         ),
         Suite(
@@ -110,7 +110,7 @@ SUITES = {
             _field,
             100,
             8,
-            4,
+            1,
             "A 32 x 32 Matern field, noise 0.05; the posterior is Gaussian, so methods whose approximation is exact for "
             "Gaussian priors show discretisation here and nothing else.",
         ),
@@ -120,7 +120,7 @@ SUITES = {
             _levy,
             64,
             8,
-            3,
+            1,
             "Chains of 64 independent increments, blurred or half observed, noise 25 dB below the data (after Zach, Haouchat "
             "and Unser 2025, arXiv:2509.12821); the posterior is known through a Gibbs sampler.",
         ),
@@ -130,7 +130,7 @@ SUITES = {
             _nonlinear,
             500,
             20,
-            5,
+            1,
             "Weighted points as prior, two or four unknowns; the posterior is a sum.",
             peers=False,
         ),

@@ -73,6 +73,10 @@ class Benchmark(ABC):
     def build(self, suite: str, cell: str, problem: int, quick: bool = False, draws: int | None = None) -> Any:
         """One problem."""
 
+    def draws(self, method: Method, suite: str) -> int | None:
+        """How many draws a full run asks of the method; as many as the problem where None."""
+        return None
+
     @abstractmethod
     def parts(self, method: Method, suite: str, cell: str) -> tuple[str, ...]:
         """Dotted names of what a row is computed with: what makes the problem, and what solves it."""
@@ -100,7 +104,7 @@ class Plan:
         suites: Names of suites.
         cells: Cells, all, or all of a quick run, where None.
         problems: Problems of each cell for every method, its own number where None.
-        draws: Draws, each suite's own where None.
+        draws: Draws, each method's own where None.
         quick: Whether one small problem a cell will do.
         renew: Whether rows that are out of date are computed again.
         first: Number of the first problem.
@@ -126,10 +130,16 @@ class Plan:
             for problem in range(self.first, self.first + max(counts.values(), default=0)):
                 for cell in cells:
                     wanted = [m for m in self.methods if problem < self.first + counts[m, cell]]
-                    left = tuple(m for m in wanted if (name, cell, str(problem), m.name, m.setting) not in done)
-                    if left:
-                        found.append(Job(self.benchmark, name, cell, problem, left, self.quick, self.draws))
+                    left = [m for m in wanted if (name, cell, str(problem), m.name, m.setting) not in done]
+                    alike: dict[int | None, list[Method]] = {}
+                    for method in left:
+                        alike.setdefault(self._draws(method, name), []).append(method)
+                    for draws, these in alike.items():
+                        found.append(Job(self.benchmark, name, cell, problem, tuple(these), self.quick, draws))
         return found
+
+    def _draws(self, method: Method, suite: str) -> int | None:
+        return self.draws or (None if self.quick else self.benchmark.draws(method, suite))
 
     def _count(self, method: Method, suite: str, cell: str) -> int:
         own = self.benchmark.problems(method, suite, cell)

@@ -1,6 +1,7 @@
 """The comparison with exact posteriors: its metrics, its peers, and a run that is stopped and resumed."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 import posterior
 from benchmarks.__main__ import main
 from benchmarks.exact.benchmark import BENCHMARKS, LAYOUT
+from benchmarks.exact.limits import limits_table
 from benchmarks.exact.methods import GRIDS, LIBRARIES, OURS, methods, run, settings_of
 from benchmarks.exact.report import choice_tables, over_cells, results_page
 from benchmarks.exact.scores import SCORES, Yardstick, scores
@@ -18,6 +20,7 @@ from benchmarks.harness.runner import Method, Plan
 from benchmarks.metrics import coverage, weighted_quantile
 from benchmarks.peers.common import peer_problem
 from benchmarks.problems.nonlinear import CELLS, nonlinear
+from benchmarks.registry import DOCS, results_path
 from posterior.exact import GaussianPosterior
 
 
@@ -227,7 +230,73 @@ def test_fresh_problems_stand_apart():
     before, after = page.split("## Fresh problems: mixture")
     assert "| MMPS | 3.00 | 1 |" in before and "| MMPS | 2.00 | 2 |" in after
     assert "| MMPS, azula MMPS | 1.00, 1 of 2 | 64, 64 | 9, 9 |" in after
-    assert results_page(old) == page[: len(before)].rstrip() + "\n\n" + page[page.index("## Versions") :]
+    alone = results_page(old)
+    assert alone.startswith(before.rstrip()) and "## Fresh problems" not in alone
+
+
+class TestLimits:
+    """What the page says of rows that are made up."""
+
+    @staticmethod
+    def rows(method, problems, setting="default", cell="d 8, m 1", **figures):
+        suite = next(s.name for s in SUITES.values() if cell in s.cells)
+        known = [LAYOUT.blank((suite, cell, str(p), method, setting), 9) | {"status": "ok"} for p in problems]
+        return [row | {k: str(v[i]) for k, v in figures.items()} for i, row in enumerate(known)]
+
+    def lines(self, rows):
+        table = [[c.strip() for c in line.strip("| ").split(" | ")] for line in limits_table(rows)[2:]]
+        return {line[0]: line[1:] for line in table}
+
+    def test_means_are_held_to_limits_cell_by_cell(self):
+        fine = self.rows("TDS", range(2), ratio=(1.0, 1.2), std_ratio=(1.01, 0.99), coverage90=(0.9, 0.94))
+        found = self.lines(fine)
+        assert found["mixture: TDS, W2 ratio"] == ["2", "1.10 +- 0.10", "yes (1 of 6 cells)"]
+        assert found["mixture: TDS, W2 ratio, mean over cells"] == ["1.25", "1.10", "yes"]
+        assert found["mixture: TDS, 90 % coverage off by"] == ["0.03", "0.020 +- 0.020", "yes (1 of 6 cells)"]
+        off = self.rows("TDS", range(2), cell="d 8, m 2", ratio=(1.0, 3.2), std_ratio=(1.1, 1.1), coverage90=(0.86, 0.86))
+        found = self.lines(fine + off)
+        assert [found[f"mixture: TDS, {what}"][-1] for what in ("W2 ratio", "std off by", "90 % coverage off by")] == [
+            "no (2 of 6 cells)"
+        ] * 3
+
+    def test_a_failure_is_no_figure_to_leave_out(self):
+        rows = self.rows("FKFilter", range(2), ratio=(1.0, 1.0))
+        rows[1] |= {"status": "failed", "ratio": ""}
+        assert self.lines(rows)["mixture: FKFilter, W2 ratio"][-1].startswith("no")
+
+    def test_peers_are_compared_on_common_problems(self):
+        ours = self.rows("TDS", range(3), ratio=(1.0, 1.0, 9.0), std_ratio=[1] * 3, coverage90=[0.9] * 3)
+        near = self.rows("azula TMPD", range(2), ratio=(0.9, 1.5))
+        far = self.rows("deepinv DPS", range(1), setting="tuned", ratio=(4.0,))
+        line = "mixture: TDS, W2 ratio over that of the nearest peer"
+        assert self.lines(ours + far)[line][1:] == ["0.25 (deepinv DPS, tuned; nearer on 1 of 1)", "yes (1 of 6 cells)"]
+        assert self.lines(ours + near + far)[line][1] == "0.83 (azula TMPD; nearer on 1 of 2)"
+        fresh = self.rows("azula TMPD", [FRESH], ratio=(0.1,))
+        assert self.lines(ours + near + fresh)[line][1] == "0.83 (azula TMPD; nearer on 1 of 2)"
+
+    def test_bias_counts_in_posterior_standard_deviations(self):
+        rows = self.rows("MMPS", range(1), cell="blur", bias2=(0.0036,), std_ratio=(0.98,))
+        found = self.lines(rows)
+        assert found["random field: MMPS, bias"] == ["0.05", "0.060", "no (1 of 4 cells)"]
+        assert found["random field: MMPS, std off by"][-1] == "yes (1 of 4 cells)"
+
+
+def test_the_pages_are_those_of_the_rows():
+    rows = LAYOUT.read(results_path("exact"))
+    assert (DOCS / "results-exact.md").read_text() == results_page(rows)
+    choosing = (DOCS / "choosing-a-sampler.md").read_text()
+    assert choosing == fill(choosing, choice_tables(rows))
+
+
+def test_methods_with_draws_of_their_own_have_jobs_of_their_own():
+    benchmark = BENCHMARKS["exact"]
+    plan = Plan(benchmark, (Method("exact draws"), Method("TDS"), Method("DDRM")), ("random field",), ("blur",))
+    assert {(job.methods, job.draws) for job in plan.jobs(set())} == {
+        ((Method("exact draws"), Method("TDS")), 1000),
+        ((Method("DDRM"),), None),
+    }
+    assert [job.draws for job in replace(plan, quick=True).jobs(set())] == [None]
+    assert [job.draws for job in replace(plan, draws=7).jobs(set())] == [7]
 
 
 def test_a_run_may_start_at_any_problem(tmp_path):
