@@ -18,6 +18,7 @@ denoiser is exact and a posterior that is known, so each error below is the samp
 
 - Our samplers run at their default constructors. deepinv and azula run at their documented defaults and, where a line says
   tuned, at the best of the grid in `benchmarks/peers/grids.json`, chosen on other problems (`benchmarks/peers/tuned.json`).
+  A peer without a tuned line was best at its defaults there or, where that file does not name it, was not tuned.
 - *W2 ratio*: sliced 2-Wasserstein distance to exact draws over that between two sets of exact draws; 1 is the floor.
 - *bias*: root mean square of (mean - exact mean) / exact std, Monte-Carlo error taken out. *std*: mean of std / exact std.
   *std error*: mean of its distance from 1, and the 90 % quantile over coordinates. *coverage*: exact probability of the
