@@ -1,5 +1,5 @@
 """What `GaussianBridge` must show: ``python -m benchmarks.bridge [PART ...]``, parts field, mixture, mri, downscale,
-temperature, local.
+temperature, local, heads.
 
 Writes benchmarks/results/bridge.json, row by row, and the tables of docs/gaussian-bridge.md. Rows already in the file are not
 computed again.
@@ -22,9 +22,9 @@ from torch import Tensor
 import posterior
 from benchmarks.exact.scores import scores
 from benchmarks.exact.suites import SUITES, build_case
-from benchmarks.fields import blur
+from benchmarks.fields import blur, mri
 from benchmarks.fields.brains import colin27
-from benchmarks.fields.cases import DEVELOPMENT
+from benchmarks.fields.cases import DEVELOPMENT, Case
 from benchmarks.fields.gridded import gridded
 from benchmarks.fields.scores import Outcome, scores as judged
 from benchmarks.harness.markdown import fill, markdown
@@ -200,11 +200,18 @@ def _downscale(name: str, when: np.datetime64, others: list[np.datetime64]) -> R
 def local_jobs(problems: int = 4) -> Iterator[Job]:
     """Deblurred galaxies, problems that the comparison of methods does not have, with the average and the local covariance."""
     for i in range(problems):
-        yield f"problem {i}", lambda i=i: _local(DEVELOPMENT + i)
+        number = DEVELOPMENT + i
+        yield f"problem {i}", lambda n=number: _local(n, blur.build("Hubble, Gaussian noise", n, False, 20))
 
 
-def _local(problem: int) -> Row:
-    case = blur.build("Hubble, Gaussian noise", problem, False, 20)
+def heads_jobs(problems: int = 4) -> Iterator[Job]:
+    """The same of crops of a head, 4x undersampled."""
+    for i in range(problems):
+        number = DEVELOPMENT + i
+        yield f"problem {i}", lambda n=number: _local(n, mri.build("4x", n, False, 20))
+
+
+def _local(problem: int, case: Case) -> Row:
     rows = {}
     for name, local in (("average", False), ("local", True)):
         sampler = posterior.GaussianBridge(local=local)
@@ -301,6 +308,7 @@ PARTS: dict[str, tuple[Callable[[], Iterator[Job]], Callable[[list[Row]], list[s
     "downscale": (downscale_jobs, downscale_table),
     "temperature": (temperature_jobs, partial(downscale_table, units="K", each="hours")),
     "local": (local_jobs, local_table),
+    "heads": (heads_jobs, local_table),
 }
 
 
