@@ -175,3 +175,14 @@ def test_what_does_not_fit_is_refused(uneven):
         posterior.fit_local_spread(posterior.GaussianPrior(torch.zeros(4), torch.eye(4)), torch.zeros(4, 4))
     with pytest.raises(ValueError, match="sigmas="):
         posterior.fit_local_spread(uneven, uneven.fields)
+
+
+@pytest.mark.parametrize("name", ["galaxies", "brain-mri"])
+def test_bundled_priors_that_carry_one_err_more_at_the_edge_of_what_is_bright(name):
+    prior = posterior.load_prior(name)
+    assert prior.local_spread.gain > 0.2
+    disc = torch.zeros(1, prior.event_shape[0], 48, 48)
+    disc[..., 12:36, 12:36] = 3.0
+    scale = prior.local_spread.scale(disc, 0.5).squeeze()
+    assert scale[24, 12] > 2 * scale[2, 2]
+    assert scale[24, 12] > scale[24, 24]
