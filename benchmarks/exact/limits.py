@@ -13,7 +13,9 @@ from benchmarks.harness.table import Row
 
 ABOUT = """Every limit is on the default constructor, cell by cell, and on means over the problems that were scored. After +- is
 the standard error of that mean, over problems. Peers are compared on the problems that both have; named is the peer that comes
-nearest, at its defaults or tuned."""
+nearest, at its defaults or tuned. On random fields there is one problem, and what is left is the error of so many draws, which
+the line of exact draws shows; for MMPS `tests/test_random_field.py` computes the law of its draws on these problems without
+drawing, and holds that to the same limits in all four."""
 
 
 def limits_table(rows: list[Row]) -> list[str]:

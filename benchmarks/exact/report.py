@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from benchmarks.exact.limits import ABOUT, limits_table
-from benchmarks.exact.methods import EXACT, LIBRARIES, OURS
-from benchmarks.exact.suites import FRESH, SUITES
+from benchmarks.exact.methods import EXACT, LIBRARIES, OURS, methods, takes_part
+from benchmarks.exact.suites import FRESH, SUITES, Suite
 from benchmarks.harness.markdown import cell, fill, groups, label, markdown, mean, reasons
 from benchmarks.harness.table import Row
 
@@ -109,6 +109,18 @@ def _moments(rows: list[Row]) -> str:
     return f"{cell(bias(rows), 3)}{spread}"
 
 
+def lacking(rows: list[Row], suite: Suite) -> list[str]:
+    """Methods of which a full run has rows that are not there, with the cells that they do have."""
+    there = {(m, s): {r["cell"] for r in these} for (m, s), these in groups(rows, "method", "setting").items()}
+    found = []
+    for method in methods():
+        have = len(there.get((method.name, method.setting), ()))
+        if takes_part(method, suite.name) and have < len(suite.cells):
+            name = method.name + ("" if method.setting == "default" else f", {method.setting}")
+            found.append(name + (f" (but in {have} of {len(suite.cells)} cells)" if have else ""))
+    return found
+
+
 def costs(rows: list[Row]) -> list[str]:
     """Calls, products and seconds for 100 draws."""
     seconds = sum(100 * float(r["seconds"]) / float(r["draws"]) for r in rows) / len(rows)
@@ -171,6 +183,8 @@ def results_page(rows: list[Row]) -> str:
         size = " to ".join(str(n) for n in ({draws[0], draws[-1]} if len(draws) > 1 else draws))
         lines += ["", f"## {suite.name.capitalize()}", "", f"{suite.about} {size} draws a problem.", ""]
         lines += [*ratio_table(these, cells), "", *moment_table(these), "", *cell_table(these, cells)]
+        missing = lacking(these, suite)
+        lines += ["", f"Not run: {', '.join(missing)}."] if missing else []
     lines += fresh_tables(rows)
     held = limits_table(rows)
     lines += ["", "## Limits", "", ABOUT, "", *held] if held else []

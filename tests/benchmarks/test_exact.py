@@ -11,7 +11,7 @@ from benchmarks.__main__ import main
 from benchmarks.exact.benchmark import BENCHMARKS, LAYOUT
 from benchmarks.exact.limits import limits_table
 from benchmarks.exact.methods import GRIDS, LIBRARIES, OURS, methods, run, settings_of
-from benchmarks.exact.report import choice_tables, over_cells, results_page
+from benchmarks.exact.report import choice_tables, lacking, over_cells, results_page
 from benchmarks.exact.scores import SCORES, Yardstick, scores
 from benchmarks.exact.suites import FRESH, SUITES, build_case
 from benchmarks.exact.tuning import candidates
@@ -279,6 +279,15 @@ class TestLimits:
         found = self.lines(rows)
         assert found["random field: MMPS, bias"] == ["0.05", "0.060", "no (1 of 4 cells)"]
         assert found["random field: MMPS, std off by"][-1] == "yes (1 of 4 cells)"
+
+
+def test_the_page_names_what_was_not_run(monkeypatch):
+    monkeypatch.setattr("benchmarks.exact.report.methods", lambda: [Method("TDS"), Method("MMPS"), Method("azula TDS")])
+    done = {"status": "ok", "seconds": "1", "ratio": "1"}
+    rows = [LAYOUT.blank(("nonlinear", c, "0", "TDS", "default"), 9) | done for c in CELLS]
+    assert lacking(rows, SUITES["nonlinear"]) == ["MMPS"]  # peers have no part there
+    assert lacking(rows[:1], SUITES["nonlinear"]) == ["TDS (but in 1 of 4 cells)", "MMPS"]
+    assert "\nNot run: MMPS.\n" in results_page(rows)
 
 
 def test_the_pages_are_those_of_the_rows():
