@@ -58,3 +58,15 @@ def prior_mean(problem: Problem, like: Tensor, reference: Reference | None = Non
     reference = problem.prior.reference if reference is None else reference
     mean = 0.0 if reference is None else reference.mean(problem.event_shape)
     return torch.zeros_like(like) + (mean.to(like) if isinstance(mean, Tensor) else mean)
+
+
+def response(problem: Problem, sigma: float) -> float:
+    """How far D(x, sigma) follows x, at most: e / (e + sigma^2), e the variance in the direction of most of it.
+
+    Of the prior's reference Gaussian; of a white one with the prior's rms where it carries none.
+    """
+    reference, key = problem.prior.reference, "largest variance"
+    if key not in problem.memo:
+        known = 0.0 if reference is None else reference.covariance(problem.event_shape).max_variance
+        problem.memo[key] = max(problem.prior.rms**2, known)
+    return problem.memo[key] / (problem.memo[key] + sigma**2)

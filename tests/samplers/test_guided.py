@@ -12,6 +12,7 @@ from posterior.guidance.ddnm import DDNMGuidance
 from posterior.guidance.ddrm import DDRMGuidance
 from posterior.guidance.diffpir import DiffPIRGuidance
 from posterior.guidance.flowchef import FlowChefGuidance, largest_information
+from posterior.guidance.pigdm import PiGDMGuidance
 from posterior.guidance.tmpd import TMPDGuidance
 from posterior.problem import Problem
 from posterior.svd import singular_system
@@ -267,6 +268,55 @@ class TestFlowChef:
         problem = problem_of(deepinv.physics.Inpainting(SHAPE, mask=torch.zeros(SHAPE).double()))
         x = normal(1, *SHAPE)
         torch.testing.assert_close(FlowChefGuidance()(problem, x, 1.0, (1.0, 0.5)).mean, denoised(x, 1.0))
+
+
+class TestHeavySpectrum:
+    """Images whose longest wave varies by 30 rms; every pixel is seen, so that nearly all of it is known."""
+
+    N = 32
+
+    def given(self):
+        f = torch.hypot(torch.fft.fftfreq(self.N)[:, None], torch.fft.fftfreq(self.N)[None]).double()
+        prior = posterior.GaussianPrior(torch.zeros(1, self.N, self.N).double(), (f + 0.005) ** -3 / 8000)
+        truth = prior.reference.covariance((1, self.N, self.N)).sqrt(normal(1, 1, self.N, self.N, seed=3))
+        y = truth + 0.1 * normal(1, 1, self.N, self.N, seed=4)
+        return prior, truth, posterior.GaussianLikelihood(deepinv.physics.Denoising(), y, 0.1)
+
+    def test_draws_of_pigdm_settle(self):
+        prior, truth, like = self.given()
+        assert 28 < prior.reference.covariance((1, self.N, self.N)).max_variance ** 0.5 / prior.rms < 32
+        draws = posterior.sample(prior, like, posterior.PiGDM(), draws=8, batch_size=8)
+        assert float((draws.mean - truth[0]).abs().max()) < 1
+        assert float(draws.std.max()) < 1
+
+    @pytest.mark.parametrize("guidance", [PiGDMGuidance(), FlowChefGuidance()])
+    def test_no_step_throws_the_longest_wave_beyond_what_the_data_say(self, guidance):
+        """By twice the misfit or more it would not come back: what a step on D does to D at the next level."""
+        prior, _, like = self.given()
+        problem = Problem(prior, like.in_standard(prior.affine, (1, self.N, self.N)), (1, self.N, self.N))
+        for sigma in prior.rms * torch.tensor([1.0, 3.0, 10.0, 30.0, 100.0]).double():
+            x, end = normal(1, 1, self.N, self.N), 0.9 * float(sigma)
+            d = prior.denoise(x, sigma)
+            moved = (guidance(problem, x, float(sigma), (float(sigma), end)).mean - d).mean()
+            variance = prior.reference.covariance((1, self.N, self.N)).max_variance
+            share = 1 - (end / sigma) ** (2 if isinstance(guidance, PiGDMGuidance) else 1)  # ancestral and Euler steps
+            follows = variance / (variance + sigma**2)
+            assert 0 < float(share * moved / (like.y - d).mean() * follows) < 1.6
+
+    def test_a_white_prior_takes_the_steps_of_the_papers(self):
+        """What D follows x by is there at most what the papers suppose."""
+        n = 6
+        prior = posterior.GaussianPrior(torch.zeros(n).double(), 4 * torch.eye(n).double())
+        like = posterior.GaussianLikelihood(deepinv.physics.Denoising(), torch.ones(1, n).double(), 0.5)
+        problem = Problem(prior, like.in_standard(prior.affine, (n,)), (n,))
+        for sigma in (20.0, 2.0, 0.2):
+            x, end = normal(1, n), 0.1 * sigma
+            d = prior.denoise(x, sigma)
+            r2 = 4 * sigma**2 / (4 + sigma**2)
+            pigdm = d + sigma**2 * (4 / (4 + sigma**2)) * (1 - d) / (0.25 + r2)
+            chef = d + 0.5 * (1 + end / 2) / (1 - end / sigma) * (1 - d)
+            torch.testing.assert_close(PiGDMGuidance()(problem, x, sigma, (sigma, end)).mean, pigdm)
+            torch.testing.assert_close(FlowChefGuidance()(problem, x, sigma, (sigma, end)).mean, chef, rtol=1e-4, atol=1e-4)
 
 
 # Mean error in posterior standard deviations, and the ratios of standard deviations, on the Gaussian of `Setting`.
