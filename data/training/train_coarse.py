@@ -8,7 +8,9 @@ prior, made smaller (see `posterior.priors.coarse`).
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -174,6 +176,15 @@ def put_on(name: str, coarse: CoarseDenoiser, rows: list[dict[str, float]], comm
     page.write_text("\n".join([before.rstrip(), "", "## High noise", "", *lines]) + f"\n{heading}{after}")
 
 
+def borrow(folder: Path, lender: str) -> None:
+    """Have a prior use the coarse denoiser in another's folder, which is the same, in place of a copy."""
+    shutil.rmtree(folder / "coarse")
+    path = folder / "posterior.json"
+    config = json.loads(path.read_text())
+    config["coarse"]["of"] = lender
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -259,6 +270,8 @@ def main() -> None:
             comparison(prior, coarse, task.held_out(task.compared, 5)),
             commands,
         )
+        if name != task.priors[0]:
+            borrow(FOLDER / name, task.priors[0])
         print(name, f"takes over above {above:g}", flush=True)
 
 

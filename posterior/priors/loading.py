@@ -3,7 +3,7 @@
 ``unet/`` holds config.json and diffusion_pytorch_model.safetensors as diffusers writes them. Our folders add
 ``posterior.json`` (parameterisation, coordinates, units, card) and ``tables.safetensors``, and keep diffusers'
 ``scheduler/`` where it has one for the parameterisation; ``coarse/`` is the folder of a prior of coarse images, where
-there is one. Nothing is ever unpickled.
+there is one, unless ``posterior.json`` says that it is that of a bundled prior. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -251,15 +251,22 @@ def _read_coarse(folder: Path, config: dict[str, Any]) -> CoarseDenoiser | None:
     about = config.get("coarse")
     if about is None:
         return None
-    if not (folder / "coarse" / "posterior.json").exists():
+    where = folder / "coarse"
+    if (lender := about.get("of")) is not None:
+        if not isinstance(lender, str) or lender not in bundled_priors():
+            raise ValueError(
+                f"{folder / 'posterior.json'}: the coarse denoiser is that of {lender!r}, which is no bundled prior"
+            )
+        where = resource("priors", lender, "coarse")
+    if not (where / "posterior.json").exists():
         raise FileNotFoundError(f"{folder} is not a prior: coarse/posterior.json is missing")
-    prior = _load_ours(folder / "coarse")
+    prior = _load_ours(where)
     if (prior.event_shape[0], prior.coarse) != (config["event_shape"][0], None):
-        raise ValueError(f"{folder / 'coarse'}: {prior.event_shape[0]} channels; wanted a prior as the one it belongs to")
+        raise ValueError(f"{where}: {prior.event_shape[0]} channels; wanted a prior as the one it belongs to")
     try:
         start = None
         if about.get("start") is not None:
-            tables = Tables(read_tensors(folder / "coarse" / START), str(folder / "coarse" / START))
+            tables = Tables(read_tensors(where / START), str(where / START))
             start = read_eofs(tables, _event_shape(about["start"]))
             tables.finish()
         return CoarseDenoiser(prior, about["factor"], float(about["above"]), start)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import posterior
+from posterior._resources import resource
 from posterior.priors.base import Affine
 from posterior.priors.coarse import CoarseDenoiser
 from posterior.priors.network import NetworkPrior
@@ -150,6 +151,9 @@ class TestFolder:
             ({"factor": 1, "above": 3.0}, "factor is 1; wanted a whole number"),
             ({"factor": 4, "above": 100.0}, "above is 100.0; wanted less than its sigma_max, 80"),
             ({"factor": 4}, "is not understood: 'above'"),
+            ({"factor": 4, "above": 3.0, "of": "../elsewhere"}, "that of '../elsewhere', which is no bundled prior"),
+            ({"factor": 4, "above": 3.0, "of": ["brain-mri"]}, "which is no bundled prior"),
+            ({"factor": 4, "above": 3.0, "of": "brain-mri"}, "2 channels; wanted a prior as the one it belongs to"),
         ):
             path.write_text(json.dumps(config | {"coarse": about}))
             with pytest.raises(ValueError, match=words):
@@ -158,6 +162,14 @@ class TestFolder:
         shutil.rmtree(tmp_path / "p" / "coarse")
         with pytest.raises(FileNotFoundError, match=r"coarse/posterior\.json is missing"):
             posterior.load_prior(tmp_path / "p")
+
+    def test_may_be_that_of_a_bundled_prior(self):
+        flow, lender = (posterior.load_prior(name) for name in ("brain-mri-flow", "brain-mri"))
+        assert not (resource("priors", "brain-mri-flow") / "coarse").exists()
+        noisy, sigma = 50 * torch.randn(1, 2, 64, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([50.0])
+        with torch.no_grad():
+            found, want = (p.coarse.denoise(noisy, sigma, lender.reference) for p in (flow, lender))
+        assert torch.equal(found, want) and flow.sigma_top == lender.sigma_top
 
     def test_needs_a_reference(self):
         with pytest.raises(ValueError, match="needs a reference Gaussian"):
