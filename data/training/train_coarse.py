@@ -1,8 +1,8 @@
 """Train what denoises an image prior where noise leaves only the lowest frequencies, and put it on that prior.
 
-``python data/training/train_coarse.py brain-mri --run runs/brain-mri-coarse``; run again to resume. The
-prior itself stays as it is. ``--start`` goes on from the averaged weights of another run. Training images are those of the
-prior, made smaller (see `posterior.priors.coarse`).
+``python data/training/train_coarse.py brain-mri --run runs/brain-mri-coarse`` (or ``galaxies``); run again to
+resume. The prior itself stays as it is. ``--start`` goes on from the averaged weights of another run. Training images are those
+of the prior, made smaller (see `posterior.priors.coarse`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Task:
         priors: The priors that it is for; all have the reference of the first.
         factor: See `CoarseDenoiser`.
         sigmas: Noise levels of the training, standardised units of the priors.
-        sizes: Side of the images, how many are made, how many of them make a batch, and the probability of the side.
+        sizes: Side of the images, how many are made, how many of them make a batch, and the probability of the side; the
+            last is that of whole images.
         make: Images of the training population, standardised (count, C, side, side), from (count, side, seed).
         turn: Images moved within their population, from images and a generator.
         held_out: Images of the population that the card is measured on, from (count, seed).
@@ -196,7 +197,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="folder of a finished run to go on from")
     parser.add_argument("--lowest", type=float, help="least noise level of the training, where not that of the prior's task")
     parser.add_argument(
-        "--begin", type=float, help="noise level at which draws begin, from EOFs of the largest images; else the highest"
+        "--begin", type=float, help="noise level at which draws begin, from EOFs of images of the last size; else the highest"
     )
     parser.add_argument("--above", type=float, help="noise level it takes over at; the least shown at which it errs less")
     args = parser.parse_args()
@@ -245,8 +246,8 @@ def main() -> None:
 
     start = None
     if args.begin is not None:
-        largest = images[task.sizes[-1][0]][:2000]
-        both = torch.cat([largest, task.turn(largest, torch.Generator().manual_seed(args.seed))])
+        whole = images[task.sizes[-1][0]][:2000]
+        both = torch.cat([whole, task.turn(whole, torch.Generator().manual_seed(args.seed))])
         start = EOFReference.fit(both, RANK)
     network = train(coarse.prior, batches, settings, args.run, progress).network
     # What ships is half precision, so that is what is measured.
