@@ -8,12 +8,14 @@ import torch
 import posterior
 from benchmarks.metrics import mode_weights, sliced_w2
 from benchmarks.problems.mixture import dense, mixture
+from benchmarks.problems.nonlinear import nonlinear
 from benchmarks.problems.random_field import matern_spectrum
 from posterior.driver import RunNoise
 from posterior.problem import Problem
 from posterior.samplers.smc.core import Particles, resample_below, start, thin
 from posterior.samplers.smc.resampling import SCHEMES, ess, resample
 from posterior.samplers.smc.twisted import TwistName
+from posterior.schedules import Karras, LogUniform
 
 
 def uniforms(seed):
@@ -221,6 +223,15 @@ def test_more_particles_than_draws_bring_the_shares_of_modes_closer():
         posterior.sample(p.prior, p.likelihood, tds, draws=20, batch_size=size, seed=1).samples for size in (None, 7)
     )
     torch.testing.assert_close(whole, chunks)
+
+
+@pytest.mark.parametrize("sampler", [posterior.TDS(12), posterior.AFDPS(12)])
+def test_steps_are_spaced_for_the_operator(sampler):
+    linear, bent = mixture(8, 2), nonlinear("wind speed")
+    for p, schedule in ((linear, LogUniform()), (bent, Karras(3.0))):
+        shape = p.prior.event_shape
+        levels = sampler.levels(Problem(p.prior, p.likelihood.in_standard(p.prior.affine, shape), shape))
+        assert levels == schedule(12, levels[0], p.prior.sigma_min)
 
 
 def test_what_is_refused():

@@ -12,7 +12,7 @@ from posterior.problem import Problem
 from posterior.samplers.base import Sampler
 from posterior.samplers.smc.core import Particles, PopulationNoise, resample_below, thin
 from posterior.samplers.smc.resampling import SCHEMES, Scheme
-from posterior.schedules import LogUniform, Schedule
+from posterior.schedules import Karras, LogUniform, Schedule
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class ParticleSampler(Sampler):
         genealogy: Whether every resampling's parents are kept in the state.
         particles_per_draw: How many particles a run has for each draw that it returns; where None, 1. All of them pass
             through every step, and in the end one of each few neighbours is kept, with the weight of all (`thin`).
-        schedule: How the noise levels are spaced; where None, equally in log sigma.
+        schedule: How the noise levels are spaced; where None, equally in log sigma, and for operators that are not
+            linear by `Karras` with rho = 3, whose steps are short where the data choose among modes.
         sigma_max: First noise level (standardised units). Where None, 4 standard deviations of the widest
             direction of the prior's reference Gaussian, from whose noised law the particles start; the
             prior's own without one.
@@ -95,7 +96,7 @@ class ParticleSampler(Sampler):
         )
 
     def _spacing(self, problem: Problem) -> Schedule:
-        return self.schedule or LogUniform()
+        return self.schedule or (LogUniform() if problem.likelihood.model.linear else Karras(3.0))
 
     def init(self, problem: Problem, noise: PopulationNoise) -> Particles:
         """See `Sampler.init`."""

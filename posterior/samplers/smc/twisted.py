@@ -11,7 +11,6 @@ from posterior.samplers.smc.measurements import LARGEST_JACOBIAN
 from posterior.samplers.smc.population import ParticleSampler
 from posterior.samplers.smc.rejuvenation import metropolis, renoise
 from posterior.samplers.smc.twists import GradientTwist, ReferenceTwist, Twist
-from posterior.schedules import Karras, LogUniform, Schedule
 
 TwistName = Literal["auto", "mmps", "pigdm", "sharp", "reference"]
 
@@ -43,11 +42,9 @@ class TDS(ParticleSampler):
             more.
         rejuvenation: Moves after each resampling that tell copies apart (see `rejuvenation`), for up to two
             network calls and the vector-Jacobian products of a step each.
-        schedule: How the noise levels are spaced; where None, equally in log sigma, and for operators that are not
-            linear by `Karras` with rho = 3, whose steps are short where the data choose among modes.
         particles_per_draw: See `ParticleSampler`; where None, 1, and 2 for operators that are not linear, whose twist is
             rougher.
-        ess_threshold, resampling, genealogy, sigma_max, sigma_min: See `ParticleSampler`. From
+        ess_threshold, resampling, genealogy, schedule, sigma_max, sigma_min: See `ParticleSampler`. From
             sigma_min x0 = D, and the last weight is p(y | x0): for data more precise than A x is at this
             level, particles last only if it is lowered below their noise.
 
@@ -94,9 +91,6 @@ class TDS(ParticleSampler):
         carried = twist.evaluate(problem, x, sigma)
         kept = metropolis((state.x, *state.carried), (x, *carried), carried[1] - state.carried[1], noise)
         return replace(state, x=kept[0], carried=kept[1:])
-
-    def _spacing(self, problem: Problem) -> Schedule:
-        return self.schedule or (LogUniform() if problem.likelihood.model.linear else Karras(3.0))
 
     def _per_draw(self, problem: Problem) -> int:
         return self.particles_per_draw or (1 if problem.likelihood.model.linear else 2)
