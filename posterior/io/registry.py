@@ -144,6 +144,15 @@ def _download(entry: Entry, url: str, path: Path) -> Path:
         pooch.retrieve(url, known_hash=f"sha256:{entry.sha256}", fname=path.name, path=path.parent)
     except ValueError as error:  # pooch checks before it moves the file into place, so nothing is left behind
         raise ChecksumError(f"dataset {entry.name!r}: what {url} serves is not the registered file ({error})") from error
-    except OSError as error:
-        raise ConnectionError(f"dataset {entry.name!r}: could not download {url} ({error})") from error
+    except OSError as error:  # requests, urllib3 and http.client each wrap what the socket said: that alone is kept
+        raise ConnectionError(
+            f"dataset {entry.name!r}: could not download {url} ({_first_cause(error)}); try again with a network, "
+            f"or name a folder that holds {entry.file} in {DATA_DIR_VARIABLE}"
+        ) from None
     return path
+
+
+def _first_cause(error: BaseException) -> str:
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return str(error) or type(error).__name__

@@ -1,9 +1,11 @@
 import functools
 import hashlib
 import http.server
+import socket
 import subprocess
 import sys
 import threading
+import traceback
 from pathlib import Path
 
 import pytest
@@ -184,6 +186,21 @@ def test_failed_download_is_one_clear_error(register, cache, server):
     register(url=f"{address}/absent.bin")
     with pytest.raises(ConnectionError, match="could not download .*absent.bin"):
         fetch("sample")
+    assert not available("sample")
+
+
+def test_no_network_is_one_sentence_with_its_cause(register, cache, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/sample.bin"  # bound and not listening: refused
+        register(url=url)
+        with pytest.raises(ConnectionError) as caught:
+            fetch("sample")
+    text = str(caught.value)
+    assert url in text and "refused" in text and "POSTERIOR_DATA_DIR" in text
+    assert "Max retries" not in text and "object at 0x" not in text
+    assert "urllib3" not in "".join(traceback.format_exception(caught.value))
     assert not available("sample")
 
 
