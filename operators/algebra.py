@@ -43,7 +43,7 @@ class Compose(_Combination):
     are. There is no noise, whatever the parts have. Arguments of a call are passed on to every part.
 
     Args:
-        *operators: Two at least, or one; each takes what the next one gives.
+        *operators: One or more; each takes what the next one gives.
 
     Raises:
         TypeError: One is not a deepinv Physics.
@@ -113,6 +113,8 @@ class Stack(_Combination):
     def __init__(self, operators: Mapping[Any, Physics] | Sequence[Physics], shape: tuple[int, ...] | None = None) -> None:
         named = _named(operators)
         _check_physics(type(self).__name__, named)
+        if isinstance(shape, Physics):
+            raise TypeError(f"Stack: shape is a {type(shape).__name__}; wanted (C, ...), and all the operators in one list")
         known = [size for part in named.values() if (size := getattr(part, "img_size", None)) is not None]
         if shape is None and not known:
             raise ValueError(f"{type(self).__name__}: no part knows the shape of its field; pass shape=(C, ...)")

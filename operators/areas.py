@@ -40,6 +40,7 @@ class AreaAverage(Separable):
     """
 
     def __init__(self, grid: Grid, coarse: Grid | int | tuple[int, int], *, channels: int = 1, cover: float = 1.0) -> None:
+        Grid.must_be(grid, "AreaAverage")
         if not 0 < cover <= 1:
             raise ValueError(f"AreaAverage: cover must be above 0 and at most 1, got {cover}")
         coarse = coarse if isinstance(coarse, Grid) else _coarsened(grid, coarse)
@@ -66,11 +67,11 @@ class AreaAverage(Separable):
 
 
 def _coarsened(grid: Grid, factor: int | tuple[int, int]) -> Grid:
-    factors = (factor, factor) if isinstance(factor, int) else tuple(factor)
+    factors = (factor, factor) if np.ndim(factor) == 0 else tuple(factor)
     if len(factors) != 2 or any(n != int(n) or n < 1 for n in factors):
         raise ValueError(f"AreaAverage: coarse must be a Grid, a positive integer or two of them, got {factor}")
     edges = []
-    for bounds, n in zip((grid.latitude_bounds, grid.longitude_bounds), factors, strict=True):
+    for bounds, n in zip((grid.latitude_bounds, grid.longitude_bounds), map(int, factors), strict=True):
         edges.append(np.append(bounds[:-1:n], bounds[-1]))
         if len(edges[-1]) < 3:
             raise ValueError(f"AreaAverage: factor {n} leaves fewer than two cells of {len(bounds) - 1}")

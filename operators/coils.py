@@ -41,8 +41,8 @@ def birdcage_maps(coils: int, shape: tuple[int, int], radius: float = 1.5) -> Te
         T", Journal of Magnetic Resonance, 1985 (the birdcage resonator; the 1 / distance model is a common
         idealisation).
     """
-    if coils < 1 or len(shape) != 2 or min(shape) < 1:
-        raise ValueError(f"birdcage_maps: coils and shape must be positive, got {coils} and {shape}")
+    if coils < 1 or np.ndim(shape) != 1 or len(shape) != 2 or min(shape) < 1:
+        raise ValueError(f"birdcage_maps: coils and shape (H, W) must be positive, got {coils} and {shape}")
     if radius <= math.sqrt(2):
         raise ValueError(f"birdcage_maps: radius must be above sqrt(2), got {radius}")
     angle = 2 * math.pi * torch.arange(coils, dtype=torch.float64)[:, None, None] / coils
@@ -64,8 +64,13 @@ def calibration_region(kspace_or_mask: Array) -> tuple[int, int]:
 
     Returns:
         (h, w) of the largest area, the most square one among equals; (0, 0) where the centre is not sampled.
+
+    Raises:
+        ValueError: There are no two axes.
     """
     sampled = torch.as_tensor(kspace_or_mask) != 0
+    if sampled.ndim < 2:
+        raise ValueError(f"calibration_region: k-space or mask must be (..., H, W), got {tuple(sampled.shape)}")
     height, width = sampled.shape[-2:]
     sampled = sampled.reshape(-1, height, width).any(dim=0).cpu()
     total = torch.nn.functional.pad(sampled.long().cumsum(0).cumsum(1), (1, 0, 1, 0))

@@ -101,6 +101,12 @@ class Grid:
             None if level is None or level.ndim == 0 else level.values * _hectopascals(level),
         )
 
+    @staticmethod
+    def must_be(grid: Any, owner: str) -> None:
+        """Raise TypeError unless ``grid`` is a grid; ``owner`` is who asks."""
+        if not isinstance(grid, Grid):
+            raise TypeError(f"{owner}: grid is a {type(grid).__name__}; wanted an operators.Grid, as of Grid.from_xarray")
+
     def __repr__(self) -> str:
         levels = "" if self.level is None else f", {len(self.level)} levels {self.level[0]:g} to {self.level[-1]:g} hPa"
         return f"Grid({self._spans()}, {len(self.latitude)} x {len(self.longitude)}{levels})"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from operators.linear import Linear, per_member
+from operators.linear import Linear, as_array, per_member
 from operators.masks import Array
 
 
@@ -37,8 +37,8 @@ class Inpainting(Linear):
         noise_model: deepinv.physics.NoiseModel | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        mask = torch.as_tensor(mask)
         name = type(self).__name__
+        mask = as_array(mask, name, "mask")
         if mask.ndim == 0 or mask.is_complex() or not ((mask == 0) | (mask == 1)).all():
             raise ValueError(f"{name}: mask must be an array of 0 and 1, got {_values(mask)}")
         if not mask.any():

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import deepinv
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,13 +27,25 @@ def checked(value: Tensor, owner: str, what: str, shape: tuple[int | None, ...])
     return value
 
 
+def as_array(value: Any, owner: str, what: str) -> Tensor:
+    """A user's array or nested list of numbers as a tensor; ``owner`` is who asks.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{owner}: {what} must be an array of numbers, got {type(value).__name__}") from error
+
+
 def image_shape(shape: tuple[int, ...], owner: str) -> tuple[int, int]:
     """(H, W) of the last two entries of a user's ``shape``; ``owner`` is who asks.
 
     Raises:
         ValueError: There are not two positive integers.
     """
-    if len(shape) < 2 or any(n != int(n) or n < 1 for n in shape):
+    if np.ndim(shape) != 1 or len(shape) < 2 or any(n != int(n) or n < 1 for n in shape):
         raise ValueError(f"{owner}: shape must be (H, W), two positive integers, got {shape}")
     return int(shape[-2]), int(shape[-1])
 

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from operators.linear import as_array
+
 Array = Tensor | np.ndarray
 
 
@@ -52,7 +54,7 @@ def cartesian_mask(
         Lustig, Donoho, Pauly, "Sparse MRI", Magnetic Resonance in Medicine, 2007 (variable density).
         Zbontar et al., "fastMRI: an open dataset and benchmarks for accelerated MRI", arXiv:1811.08839, 2018.
     """
-    height, width = _shape(shape, acceleration)
+    height, width = _shape(shape, acceleration, "cartesian_mask")
     if phase_encode_axis not in (-2, -1, 0, 1):
         raise ValueError(f"cartesian_mask: phase_encode_axis must be -2, -1, 0 or 1, got {phase_encode_axis}")
     columns = phase_encode_axis in (-1, 1)
@@ -104,7 +106,7 @@ def partial_fourier_mask(shape: tuple[int, int], fraction: float = 0.625, axis: 
         McGibney, Smith, Nichols, Crawley, "Quantitative evaluation of several partial Fourier reconstruction algorithms
         used in MRI", Magnetic Resonance in Medicine, 1993.
     """
-    size = _shape(shape, 1.0)
+    size = _shape(shape, 1.0, "partial_fourier_mask")
     if axis not in (-2, -1, 0, 1) or not 0.5 < fraction <= 1:
         raise ValueError(
             f"partial_fourier_mask: axis must be -2, -1, 0 or 1 and fraction in (0.5, 1], got {axis} and {fraction}"
@@ -171,7 +173,7 @@ def poisson_disc_mask(
         Vasanawala et al., "Practical parallel imaging compressed sensing MRI: summary of two years of
         experience in accelerating body MRI of pediatric patients", IEEE ISBI, 2011.
     """
-    height, width = _shape(shape, acceleration)
+    height, width = _shape(shape, acceleration, "poisson_disc_mask")
     if not 0 <= calibration <= min(height, width):
         raise ValueError(f"poisson_disc_mask: calibration must be 0 to {min(height, width)}, got {calibration}")
     y, x = np.arange(height) - height // 2, np.arange(width) - width // 2
@@ -228,17 +230,17 @@ def _thinned(order: np.ndarray, radius: np.ndarray, shape: tuple[int, int]) -> n
     return np.array(kept, dtype=np.int64)
 
 
-def _shape(shape: tuple[int, int], acceleration: float) -> tuple[int, int]:
-    if len(shape) != 2 or any(n != int(n) or n < 1 for n in shape):
-        raise ValueError(f"mask: shape must be (H, W), two positive integers, got {shape}")
+def _shape(shape: tuple[int, int], acceleration: float, owner: str) -> tuple[int, int]:
+    if np.ndim(shape) != 1 or len(shape) != 2 or any(n != int(n) or n < 1 for n in shape):
+        raise ValueError(f"{owner}: shape must be (H, W), two positive integers, got {shape}")
     if not (math.isfinite(acceleration) and acceleration >= 1):
-        raise ValueError(f"mask: acceleration must be a finite number of at least 1, got {acceleration}")
+        raise ValueError(f"{owner}: acceleration must be a finite number of at least 1, got {acceleration}")
     return int(shape[0]), int(shape[1])
 
 
 def as_mask(mask: Array, shape: tuple[int, ...] | None, owner: str) -> Tensor:
     """A user's mask in deepinv's layout, (B, 2, H, W) float32 of zeros and ones; ``owner`` is who asks."""
-    mask = torch.as_tensor(mask)
+    mask = as_array(mask, owner, "mask")
     if mask.is_complex():
         raise ValueError(f"{owner}: mask must be real with values 0 and 1, got dtype {mask.dtype}")
     if mask.ndim == 1:

@@ -88,7 +88,7 @@ class NonCartesianMRI(Linear):
     ) -> None:
         name = type(self).__name__
         k = torch.as_tensor(trajectory).to(torch.float64).cpu()
-        if len(shape) not in (2, 3) or min(shape) < 1:
+        if np.ndim(shape) != 1 or len(shape) not in (2, 3) or min(shape) < 1:
             raise ValueError(f"{name}: shape must be (H, W) or (D, H, W), positive, got {shape}")
         if k.ndim != 2 or k.shape[1] != len(shape) or len(k) == 0 or not (k.abs() <= 0.5 + 1e-9).all():
             got = f"{tuple(k.shape)} up to {float(k.abs().max()) if k.numel() else 0:.4g}"

@@ -117,7 +117,9 @@ def positions(owner: str, **coordinates: Coordinate) -> list[np.ndarray]:
         shapes = {name: np.shape(value) for name, value in coordinates.items()}
         raise ValueError(f"{owner}: coordinates must have shapes that fit, got {shapes}") from error
     for name, array in zip(coordinates, arrays, strict=True):
-        if array.size == 0 or not np.isfinite(array).all():
+        if array.size == 0:
+            raise ValueError(f"{owner}: {name} holds no point; wanted one or more")
+        if not np.isfinite(array).all():
             raise ValueError(f"{owner}: {name} must be finite, got {int((~np.isfinite(array)).sum())} of {array.size} not")
         if name == "latitude" and np.abs(array).max() > 90:
             raise ValueError(f"{owner}: latitude must be within -90 to 90 degrees, got {array.min():g} to {array.max():g}")
@@ -135,8 +137,9 @@ def kept_points(inside: Any, outside: Outside, owner: str, grid: Grid, where: Se
     missing = np.flatnonzero(~inside)
     if len(missing) and (outside == "raise" or not inside.any()):
         first = ", ".join(f"{array.flatten()[missing[0]]:g}" for array in where)
+        remedy = "outside='drop' leaves them out" if inside.any() else "none is left"
         raise ValueError(
             f"{owner}: {len(missing)} of {inside.size} points are outside {grid!r}, the first, number {missing[0]}, at "
-            f"({first}); outside='drop' leaves them out"
+            f"({first}); {remedy}"
         )
     return torch.from_numpy(inside.copy())

@@ -131,6 +131,7 @@ class Region(_Orthogonal):
     columns: Tensor
 
     def __init__(self, grid: Grid, latitude: tuple[float, float], longitude: tuple[float, float], *, channels: int = 1) -> None:
+        Grid.must_be(grid, "Region")
         south, north = latitude
         rows = np.flatnonzero((grid.latitude >= south) & (grid.latitude <= north))
         columns = grid.columns(*longitude)

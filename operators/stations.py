@@ -55,6 +55,7 @@ class StationObservations(SparseSampling):
         outside: Outside = "raise",
     ) -> None:
         name = type(self).__name__
+        Grid.must_be(grid, name)
         if grid.level is not None:
             raise ValueError(f"{name}: {grid!r} has levels; use RadiosondeProfiles, or a grid without")
         where = positions(name, latitude=latitude, longitude=longitude)
@@ -106,6 +107,7 @@ class RadiosondeProfiles(SparseSampling):
         outside: Outside = "raise",
     ) -> None:
         name = type(self).__name__
+        Grid.must_be(grid, name)
         if grid.level is None:
             raise ValueError(f"{name}: {grid!r} has no levels; use StationObservations")
         where = positions(name, latitude=latitude, longitude=longitude, pressure=pressure)

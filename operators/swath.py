@@ -124,6 +124,7 @@ class SatelliteSwath(SparseSampling):
         outside: Outside = "raise",
     ) -> None:
         name = type(self).__name__
+        Grid.must_be(grid, name)
         if grid.level is not None:
             raise ValueError(f"{name}: {grid!r} has levels; wanted a grid without")
         where = positions(name, latitude=latitude, longitude=longitude, radius=radius)

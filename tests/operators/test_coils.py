@@ -256,7 +256,7 @@ K = torch.ones(2, 32, 32, dtype=torch.complex64)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: birdcage_maps(0, (8, 8)), "birdcage_maps: coils and shape must be positive"),
+        (lambda: birdcage_maps(0, (8, 8)), r"birdcage_maps: coils and shape \(H, W\) must be positive"),
         (lambda: birdcage_maps(4, (8, 8), radius=1.0), r"radius must be above sqrt\(2\)"),
         (
             lambda: espirit_maps(K.real),

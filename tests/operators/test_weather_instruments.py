@@ -337,7 +337,7 @@ ONE = StationObservations(REGION, *POINT)
             "StationObservations: .* shapes that fit",
         ),
         (lambda: StationObservations(REGION, [float("nan")], [0.0]), "latitude must be finite, got 1 of 1 not"),
-        (lambda: StationObservations(REGION, [], []), "latitude must be finite, got 0 of 0"),
+        (lambda: StationObservations(REGION, [], []), "latitude holds no point"),
         (lambda: StationObservations(REGION, [91.0], [0.0]), "latitude must be within -90 to 90"),
         (lambda: StationObservations(REGION, *POINT, channel=1), "channel must be one or several different of 0 to 0, got 1"),
         (lambda: StationObservations(REGION, *POINT, channel=(0, 0), channels=2), "several different"),
