@@ -34,7 +34,7 @@ class Checkpoint:
         key: What else tells runs apart: the seed, and for populations their size.
 
     Raises:
-        SamplingError: If the file's folder does not exist.
+        SamplingError: If the file's folder does not exist, or it is a folder itself.
     """
 
     def __init__(
@@ -51,6 +51,8 @@ class Checkpoint:
             return
         if not self.path.parent.is_dir():
             raise SamplingError(f"checkpoint {self.path} cannot be written: there is no folder {self.path.parent}")
+        if self.path.is_dir():
+            raise SamplingError(f"checkpoint {self.path} is a folder; wanted a name for a file")
         digest = hashlib.sha256()
         scale, shift = (torch.as_tensor(v) for v in (prior.affine.scale, prior.affine.shift))
         for part in (repr(prior), prior.units, repr(sampler), repr(likelihood), key):

@@ -178,7 +178,7 @@ class Draws:
         the same where they are equal.
 
         Args:
-            level: Probability inside, between 0 and 1.
+            level: Probability inside, a number between 0 and 1.
             allow_point_estimate: Give the scatter of point estimates too, which is no posterior uncertainty.
 
         Returns:
@@ -186,12 +186,17 @@ class Draws:
 
         Raises:
             PointEstimateError: If the draws are point estimates and that was not allowed.
+            TypeError: If the level is not one number.
             ValueError: If the level is not between 0 and 1, or too few draws support it (90 % takes 19).
 
         References:
             Hyndman, Fan. Sample quantiles in statistical packages. 1996. The American Statistician 50(4).
         """
         self._needs_posterior("an interval", allow_point_estimate)
+        try:
+            level = float(level)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"Draws.interval: level is {level!r}; wanted one number between 0 and 1") from None
         if not 0 < level < 1:
             raise ValueError(f"Draws.interval: level is {level}; wanted a number between 0 and 1")
         needed = draws_needed(level)
@@ -328,6 +333,11 @@ class Draws:
 
         Returns:
             A matplotlib figure, which pyplot knows nothing of.
+
+        Raises:
+            TypeError: If ``truth`` is no array.
+            ValueError: If it has not the shape of an event, or matplotlib does not know the format of ``path``.
+            FileNotFoundError: If the folder of ``path`` does not exist.
         """
         from posterior.figures.panel import reconstruction
 

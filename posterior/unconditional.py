@@ -58,7 +58,8 @@ def sample_prior(
         The draws in physical units.
 
     Raises:
-        ValueError: If arguments do not fit, or the prior takes any size and no ``event_shape`` is given.
+        ValueError: If arguments do not fit, this machine has no such device, or the prior takes any size and no
+            ``event_shape`` is given.
         SamplingError: If values stop being finite.
 
     References:
@@ -69,6 +70,11 @@ def sample_prior(
             raise ValueError(f"sample_prior: prior '{prior.name}' takes any image size; say which with event_shape=")
         event_shape = tuple(n for n in prior.event_shape if n is not None)
     prior.check_event(event_shape)
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"sample_prior: device {str(device)!r} is not there: {str(error).splitlines()[0]}") from None
     # One datum that no field reaches; its precision is that of the draws.
     nothing = GaussianLikelihood(_blind(event_shape), torch.zeros(1, 1, dtype=dtype, device=device), 1.0)
     made = sample(

@@ -94,6 +94,18 @@ def test_map_gives_the_posterior_of_a_function():
         draws.map(lambda x: x.mean(0))
 
 
+def test_an_interval_takes_one_number():
+    draws = make_draws(19, 3)
+    for level in (0.9, np.float32(0.9), torch.tensor(0.9)):
+        torch.testing.assert_close(draws.interval(level)[0], draws.interval(0.9)[0], rtol=0, atol=1e-6)
+    for level in ("nine", None, [0.5, 0.9], torch.tensor([0.5, 0.9])):
+        with pytest.raises(TypeError, match=r"Draws\.interval: level is .*wanted one number"):
+            draws.interval(level)
+    for level in (1.5, 90, 0):
+        with pytest.raises(ValueError, match="wanted a number between 0 and 1"):
+            draws.interval(level)
+
+
 def test_magnitude():
     draws = complex_draws()
     magnitude = draws.magnitude()

@@ -51,3 +51,9 @@ def test_any_size_has_to_be_said():
     with pytest.raises(ValueError, match="event_shape="):
         posterior.sample_prior(Anywhere())
     assert posterior.sample_prior(Anywhere(), draws=1, event_shape=(1, 3, 5)).samples.shape == (1, 1, 3, 5)
+
+
+def test_a_device_that_is_not_there_is_named():
+    for device in ("cuda:7", "gpu"):
+        with pytest.raises(ValueError, match=f"sample_prior: device '{device}' is not there"):
+            posterior.sample_prior(gaussian(), draws=1, device=device)

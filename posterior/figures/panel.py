@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from posterior.draws import Draws
@@ -75,17 +76,22 @@ def reconstruction(
         A figure that pyplot knows nothing of.
 
     Raises:
+        TypeError: If the truth is no array.
         ValueError: If the truth does not have the shape of an event, the data are no image, or an event is a single
-            number.
+            number or holds none.
     """
     if truth is not None:
-        draws = replace(draws, truth=truth.to(draws.samples))
+        if not hasattr(truth, "__array__"):
+            raise TypeError(f"plot: truth is a {type(truth).__name__}; wanted an event's values (a file's name goes to path=)")
+        draws = replace(draws, truth=torch.as_tensor(truth).to(draws.samples))
     shown = _data(draws, data)
     colours = MAGNITUDE if draws.kind == "complex" else FIELD
     if draws.kind == "complex":
         draws = draws.magnitude()
     if not draws.event_shape:
         raise ValueError("plot: an event is a single number; wanted at least one axis")
+    if 0 in draws.event_shape:
+        raise ValueError(f"plot: an event has shape {draws.event_shape}; wanted at least one value")
     panels = _panels(draws, allow_point_estimate)
     if len(draws.event_shape) == 1:
         figure = _lines(draws, panels, allow_point_estimate)

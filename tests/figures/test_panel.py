@@ -186,3 +186,12 @@ def test_a_constant_has_a_scale():
     scale = sequential(np.full(3, 2.0), "K", low=None)
     assert (scale.low, scale.high) == (2.0, 3.0)
     assert sequential(np.full(3, np.nan), "K").high > 0
+
+
+def test_what_is_no_truth_is_refused_and_an_array_is_one(tmp_path):
+    draws = pressure()
+    with pytest.raises(TypeError, match=r"plot: truth is a str; .* goes to path="):
+        draws.plot(str(tmp_path / "out.png"))
+    assert titles(draws.plot(draws.truth.numpy())) == titles(draws.plot())
+    with pytest.raises(ValueError, match=r"an event has shape \(0, 4\); wanted at least one value"):
+        Draws(torch.zeros(3, 0, 4), stats()).plot()

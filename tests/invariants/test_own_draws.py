@@ -139,6 +139,13 @@ def test_checkpoint_of_another_run_is_refused(name, changed, tmp_path):
     assert path.read_bytes() == kept
 
 
+def test_checkpoint_that_is_a_folder_is_refused(tmp_path):
+    counting = Counting(network_prior())
+    with pytest.raises(posterior.SamplingError, match="is a folder; wanted a name for a file"):
+        draw("GaussianBridge", counting, draws=2, checkpoint=tmp_path)
+    assert counting.tally["nfe"] == 0
+
+
 @every
 def test_checkpoint_that_is_cut_off_is_refused(name, tmp_path):
     path = tmp_path / "run.safetensors"

@@ -3,10 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from posterior import load_prior
+from posterior import GaussianPrior, load_prior
 from posterior.io import UnitError, read_observations, write_observations
-from posterior.recipes.weather import Errors, optimal_interpolation, screen, with_altimeter
+from posterior.recipes.weather import Errors, errors_of, optimal_interpolation, screen, with_altimeter
 from posterior.recipes.weather.altimeter import ALTIMETER, reduce_to_sea_level, station_pressure
 from tests.recipes.pressure import LATITUDE, LONGITUDE, SLP, field, pressure_prior, stations
 
@@ -123,6 +124,8 @@ def test_refusals(prior, truth):
     table.attrs["units"] = {}
     with pytest.raises(UnitError, match="no unit"):
         screen(table, prior)
+    with pytest.raises(ValueError, match="prior 'gaussian' does not say what its field is"):
+        errors_of(GaussianPrior(torch.zeros(3), torch.eye(3)))
 
 
 # altimeter settings

@@ -138,6 +138,7 @@ def assimilate(
         SamplingError: If the sampler fails.
     """
     localisation = localisation or Localisation()
+    withheld_parts = parts(len(problem.stations), folds, seed) if folds else []
     settings: dict[str, Any] = {"draws": draws, "seed": seed, "batch_size": batch_size, "progress": progress}
     if background is None:
         background = reference_draws(problem.prior, draws, seed)
@@ -150,7 +151,7 @@ def assimilate(
     predicted: list[tuple[pd.DataFrame, dict[str, Tensor]]] = []
     if problem.withheld is not None and len(problem.withheld):
         predicted.append((problem.withheld, predict(problem.prior, problem.withheld, ensembles, seed)))
-    for part in parts(len(problem.stations), folds, seed) if folds else ():
+    for part in withheld_parts:
         held = problem.without(part)
         assert held.withheld is not None
         again = sample(held.prior, held.likelihood, sampler, **settings).samples

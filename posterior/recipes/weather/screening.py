@@ -47,9 +47,11 @@ def errors_of(prior: Prior, instrument: float | None = None, representativeness:
     """The default errors of the prior's variable, or those given in their place.
 
     Raises:
-        ValueError: If one is missing and there is no default.
+        ValueError: If one is missing and there is no default, or the prior does not say what its field is.
     """
     name = standard_name(prior)
+    if not name:
+        raise ValueError(f"prior '{prior.name}' does not say what its field is; wanted one of a weather variable")
     default = DEFAULT_ERRORS.get(name)
     given = {"instrument": instrument, "representativeness": representativeness}
     missing = [what for what, value in given.items() if value is None]
