@@ -150,12 +150,15 @@ def test_held_out_fields_that_count_as_one():
         (["--data", "a.toml", "--held-out", "b.npy"], "wanted one of --data and --held-out"),
         (["--training", "a.npy"], "--training goes with --held-out"),
         (["--held-out", "no.npy"], "no.npy: there is no such file"),
+        (["--held-out", "objects.npy"], "objects.npy: not a complete NumPy .npy file of numbers"),
         (["--held-out", "no.nc"], "gridded data come with --data"),
         (["--data", "no.toml"], "no.toml: there is no such file"),
     ],
 )
 def test_check_prior_refuses(here, prior_folder, options, words):
-    _refused(_run("check-prior", prior_folder, *options), here, words)
+    inputs = here / "objects.npy"
+    np.save(inputs, np.array([None]), allow_pickle=True)
+    _refused(_run("check-prior", prior_folder, *options), here, words, left=[inputs.name])
 
 
 def test_reconstruct_npy(here, npy, prior_folder):

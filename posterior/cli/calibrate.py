@@ -54,6 +54,9 @@ def calibrate(
     """Draw for many truths, and test ranks, coverage, scores and spread; or score trials that were drawn before."""
     with one_sentence():
         check_output(output)
+        for name, share in (("--level", level), ("--delta", delta)):
+            if share is not None and not 0 < share < 1:
+                raise ValueError(f"{name} is {share:g}; wanted a number between 0 and 1")
         if file is not None:
             made, about, named = _read(file, problem)
         else:

@@ -83,14 +83,14 @@ def check_prior(
 
 
 def _array(path: Path) -> Tensor:
-    import numpy as np
     import torch
 
+    from posterior.io.kspace import read_array
+
+    what = "fields (n, channels, height, width)"
     if path.suffix != ".npy":
-        raise ValueError(f"{path}: wanted fields (n, channels, height, width) in a .npy; gridded data come with --data")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    array = np.load(path, allow_pickle=False)
+        raise ValueError(f"{path}: wanted {what} in a .npy; gridded data come with --data")
+    array = read_array(path, what)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{path}: holds {array.dtype}; wanted real numbers")
     return torch.from_numpy(array)

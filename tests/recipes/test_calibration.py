@@ -147,6 +147,8 @@ class TestCommand:
             (out, "say which problem with --problem"),
             (("--problem", "none", *out), "no problem called 'none'"),
             (("--problem", "gaussian-field", "--sampler", "x", *out), "no sampler of posteriors called 'x'"),
+            (("--problem", "gaussian-field", "--prior", "brain-mri", *out), "wanted a GaussianPrior of fields"),
+            (("--problem", "gaussian-field", "--repair", "--level", 90, *out), "--level is 90; wanted a number between"),
             ((tmp_path / "none.nc", *out), "there is no such file"),
         ):
             found = run(*arguments)

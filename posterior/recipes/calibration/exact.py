@@ -27,11 +27,16 @@ def gaussian_problem(prior: Prior | None = None) -> CalibrationProblem:
 
     Args:
         prior: Another Gaussian prior of fields (1, H, W); by default correlations fall as exp(-(d / 2)^2 / 2) over d pixels.
+
+    Raises:
+        ValueError: If the prior is no `GaussianPrior` of such fields.
     """
     from operators import Inpainting
 
     prior = _field() if prior is None else prior
-    shape = tuple(int(n) for n in prior.event_shape if n is not None)
+    if not isinstance(prior, GaussianPrior) or len(prior.event_shape) != 3 or prior.event_shape[0] != 1:
+        raise ValueError(f"gaussian-field: got {prior!r}; wanted a GaussianPrior of fields (1, H, W)")
+    shape = prior.event_shape
     mask = torch.zeros(shape)
     mask[..., ::2, ::2] = 1
     return CalibrationProblem(

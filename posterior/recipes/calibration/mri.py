@@ -116,7 +116,11 @@ def mri_problem(
         acceleration: Grid locations for each sampled one.
         coils: Receive coils, their maps known.
         side: Pixels of a crop along each axis.
+
+    Raises:
+        ValueError: If the prior is of other fields.
     """
+    prior.check_event((2, side, side))
     return CalibrationProblem(
         name=f"mri-{acceleration:g}x",
         title=f"Crops of {side} x {side} mm of colin27, {acceleration:g}x undersampled, {coils} coils, noise {NOISE:g}",

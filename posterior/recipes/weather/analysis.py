@@ -123,7 +123,7 @@ def assimilate(
         sampler: The method.
 
     Other arguments:
-        draws: Members of every ensemble; a 90 % interval takes 19.
+        draws: Members of every ensemble, 2 or more; a 90 % interval takes 19.
         seed: Seed of all that is random.
         folds: Parts that the stations are divided into, to withhold one at a time; 0 for none.
         background: Fields of the calendar window (N, *event), the ensemble of climatology and ETKF; draws of the prior's
@@ -134,10 +134,12 @@ def assimilate(
         checkpoint: As in `posterior.sample`, for the run with all the stations.
 
     Raises:
-        ValueError: If prior and problem do not fit, or there are fewer stations than folds.
+        ValueError: If prior and problem do not fit, there are fewer stations than folds, or there is one draw.
         SamplingError: If the sampler fails.
     """
     localisation = localisation or Localisation()
+    if draws < 2:
+        raise ValueError(f"assimilate: draws is {draws}; an ensemble takes 2 or more")
     withheld_parts = parts(len(problem.stations), folds, seed) if folds else []
     settings: dict[str, Any] = {"draws": draws, "seed": seed, "batch_size": batch_size, "progress": progress}
     if background is None:
