@@ -136,7 +136,11 @@ class Stack(_Combination):
         return torch.cat([_flat(part.A(x, **parameters)) for part in self.parts], dim=1)
 
     def split(self, y: Tensor) -> dict[Hashable, Tensor]:
-        """The data of each part, (B, *its shape), from one vector (B, m)."""
+        """The data of each part, (B, *its shape), from one vector (B, m).
+
+        Raises:
+            ValueError: ``y`` is no such vector.
+        """
         if not isinstance(y, Tensor) or y.ndim != 2 or y.shape[1] != sum(self._lengths):
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(f"{type(self).__name__}: y must be (B, {sum(self._lengths)}), got {got}")
@@ -147,7 +151,11 @@ class Stack(_Combination):
         return dict(zip(self.names, pieces, strict=True))
 
     def join(self, data: Mapping[Any, Tensor] | Sequence[Tensor]) -> Tensor:
-        """One vector (B, m) from the data of each part, (B, *its shape)."""
+        """One vector (B, m) from the data of each part, (B, *its shape).
+
+        Raises:
+            ValueError: The data of a part are missing or have another shape.
+        """
         named = self._for_parts(data, "data")
         for (name, value), size in zip(named.items(), self.data_sizes, strict=True):
             if tuple(value.shape[1:]) != size:

@@ -158,7 +158,11 @@ class Grid:
         return height[:, None] * np.radians(np.diff(self.longitude_bounds))
 
     def mean(self, x: Tensor) -> Tensor:
-        """Area-weighted mean of fields (..., H, W) over all cells, (...)."""
+        """Area-weighted mean of fields (..., H, W) over all cells, (...).
+
+        Raises:
+            ValueError: The fields are not on this grid.
+        """
         if tuple(x.shape[-2:]) != self.shape[-2:]:
             raise ValueError(f"Grid: a field must be (..., {self.shape[-2]}, {self.shape[-1]}), got {tuple(x.shape)}")
         weight = torch.from_numpy(self.area / self.area.sum()).to(x)

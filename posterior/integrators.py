@@ -126,6 +126,9 @@ class DDIM(Integrator):
 
     Args:
         eta: 0 is an Euler step of the probability-flow ODE, 1 the ancestral step.
+
+    Raises:
+        ValueError: If ``eta`` is not between 0 and 1.
     """
 
     eta: float = 0.0
@@ -152,6 +155,9 @@ class Renoise(Integrator):
 
     Args:
         zeta: Share of the noise's variance that is drawn anew, 0 to 1.
+
+    Raises:
+        ValueError: If ``zeta`` is not between 0 and 1.
 
     References:
         Zhu, Zhang, Liang, Cao, Wen, Timofte, Van Gool. Denoising diffusion models for plug-and-play image restoration.
@@ -266,6 +272,9 @@ class SASolver(Integrator):
 
     Other arguments:
         reach: Largest k h; where (1 + tau^2) h is larger, tau^2 is max(0, reach / h - 1) on that step.
+
+    Raises:
+        ValueError: If an argument is out of range.
 
     References:
         Xue, Yi, Luo, Zhang, Sun, Li, Ma. SA-Solver: Stochastic Adams solver for fast sampling of diffusion models.

@@ -32,6 +32,9 @@ class CoarseDenoiser:
         start: N(0, C) of P x for images of one size, in the coarse prior's standardised units: what draws without data begin
             with, where fields are not stationary. None for the reference Gaussian's own lowest frequencies.
 
+    Raises:
+        ValueError: If ``factor`` is no whole number above 1, or ``above`` is not below `sigma_max`.
+
     References:
         Jing, Corso, Berlinghieri, Jaakkola. Subspace diffusion generative models. 2022. arXiv:2205.01490.
     """

@@ -39,6 +39,9 @@ class NetworkPrior(Prior):
             since a U-Net halves its input several times. 1 where padding is never needed.
         name: What errors call this prior.
         card: Free-form facts kept with the prior (data, licence, pixel size).
+
+    Raises:
+        ValueError: If labels do not fit the event shape, or there is a ``coarse`` denoiser and no reference.
     """
 
     def __init__(

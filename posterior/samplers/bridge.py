@@ -31,6 +31,26 @@ class GaussianBridge(Guided):
     error, so levels at which this is small add nothing: where the prior carries a measured error spectrum the grid ends at the
     level at which its root-mean-square is 0.1 rms, though not outside 0.03 to 0.5 rms; elsewhere at 0.03 rms. Levels are
     equally spaced in log sigma.
+
+    Args:
+        steps: Steps from sigma_max to 0, a network call each.
+
+    Other arguments:
+        relinearise: Gauss-Newton steps where the operator is not linear or the noise depends on the field.
+        sweeps: Gibbs sweeps at the start where the likelihood allows for gross errors.
+        corrected: Whether the spread of x0 is corrected, by the prior's `SpreadCorrection`.
+        local: Whether it follows where the denoiser errs, where the prior carries a `LocalSpread`.
+        iterations: Conjugate-gradient iterations at most, of a linear solve.
+        tolerance: They stop once x0 is right to this many of its standard deviations, root-mean-square.
+        schedule: How the noise levels are spaced; `LogUniform` where None.
+        sigma_max: First noise level (standardised units); as said above where None.
+        sigma_min: Last noise level before 0, likewise.
+
+    Raises:
+        ValueError: If an argument is out of range, or the prior carries no correction that helped and one is asked for.
+
+    References:
+        Matheron's rule: Journel, Huijbregts. Mining geostatistics. 1978.
     """
 
     guidance: BridgeGuidance

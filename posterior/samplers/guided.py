@@ -34,6 +34,9 @@ class Guided(Sampler):
     Other arguments:
         sigma_max: First noise level, the prior's own where None (standardised units).
         sigma_min: Last noise level before 0, likewise.
+
+    Raises:
+        ValueError: If ``steps`` is not positive.
     """
 
     guidance: Guidance
@@ -67,7 +70,23 @@ class Guided(Sampler):
 
 
 class DPS(Guided):
-    """Diffusion posterior sampling; see `DPSGuidance`. One network call and one vector-Jacobian product a step."""
+    """Diffusion posterior sampling; see `DPSGuidance`. One network call and one vector-Jacobian product a step.
+
+    Args:
+        steps: Steps from sigma_max to 0.
+        zeta: The paper's step size, which it tunes to the task; the noise of the data has no part in it.
+
+    Other arguments:
+        integrator: What moves x; `Ancestral` where None.
+        schedule, sigma_max, sigma_min: See `Guided`; spaced by `Karras` where None.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    References:
+        Chung, Kim, Mccann, Klasky, Ye. Diffusion posterior sampling for general noisy inverse problems. ICLR 2023.
+        arXiv:2209.14687.
+    """
 
     def __init__(
         self,
@@ -83,7 +102,23 @@ class DPS(Guided):
 
 
 class PiGDM(Guided):
-    """Pseudo-inverse guidance; see `PiGDMGuidance`. One network call and one vector-Jacobian product a step."""
+    """Pseudo-inverse guidance; see `PiGDMGuidance`. One network call and one vector-Jacobian product a step.
+
+    Args:
+        steps: Steps from sigma_max to 0.
+
+    Other arguments:
+        iterations: Conjugate-gradient iterations at most, of the linear solve of a step.
+        sampled: Whether x0 is drawn, where the integrator can, in place of its mean; the paper takes the mean.
+        integrator: What moves x; `Ancestral` where None.
+        schedule, sigma_max, sigma_min: See `Guided`; spaced by `Karras` where None.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    References:
+        Song, Vahdat, Mardani, Kautz. Pseudoinverse-guided diffusion models for inverse problems. ICLR 2023.
+    """
 
     def __init__(
         self,
@@ -109,6 +144,22 @@ class MMPS(Guided):
     denoiser of a Gaussian prior the standard deviation comes out 2 to 3 % too large at 64 steps, within 5 % from 24 on;
     `DPMSolver2M`, the probability-flow ODE, is right to about 1 % at 64, and the default below 24 steps, which leave no room
     for noise; ancestral steps lose a tenth to a quarter.
+
+    Args:
+        steps: Steps from sigma_max to 0.
+
+    Other arguments:
+        iterations: Largest Krylov dimension of the solve of a step.
+        solver: "gmres"; or "cg", for Jacobians that are symmetric and positive.
+        integrator: What moves x; as said above where None.
+        schedule, sigma_max, sigma_min: See `Guided`; spaced by `Karras` where None.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    References:
+        Rozet, Andry, Lanusse, Louppe. Learning diffusion priors from observations by expectation maximization.
+        NeurIPS 2024. arXiv:2405.13712.
     """
 
     def __init__(
@@ -128,7 +179,22 @@ class MMPS(Guided):
 
 
 class TMPD(Guided):
-    """Tweedie moment projection; see `TMPDGuidance`. One network call and two vector-Jacobian products a step."""
+    """Tweedie moment projection; see `TMPDGuidance`. One network call and two vector-Jacobian products a step.
+
+    Args:
+        steps: Steps from sigma_max to 0.
+
+    Other arguments:
+        integrator: What moves x; `Ancestral` where None.
+        schedule, sigma_max, sigma_min: See `Guided`; spaced by `Karras` where None.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    References:
+        Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz. Tweedie moment projected diffusions for inverse problems.
+        TMLR 2024. arXiv:2310.06721.
+    """
 
     def __init__(
         self,
@@ -148,6 +214,23 @@ class DiffPIR(Guided):
     ``zeta`` is the share of noise that is drawn anew at each step, see `Renoise`; it goes unused where another integrator
     is given. The paper tunes ``zeta`` and ``weight`` to the task. Both at 1 give the least biased mean where the posterior
     is known; the spread is then two thirds to four fifths of the posterior's, and wider for smaller ``zeta``.
+
+    Args:
+        steps: Steps from sigma_max to 0.
+        weight: The paper's lambda: how much the prior counts beside the data.
+        zeta: Share of the noise's variance that is drawn anew, 0 to 1.
+
+    Other arguments:
+        iterations: Conjugate-gradient iterations at most, of the linear solve of a step.
+        integrator: What moves x; `Renoise(zeta)` where None.
+        schedule, sigma_max, sigma_min: See `Guided`; spaced by `Karras` where None.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    References:
+        Zhu, Zhang, Liang, Cao, Wen, Timofte, Van Gool. Denoising diffusion models for plug-and-play image restoration.
+        CVPR workshops 2023. arXiv:2305.08995.
     """
 
     def __init__(
@@ -169,8 +252,21 @@ class DiffPIR(Guided):
 class DDNM(Guided):
     """The null-space model; see `DDNMGuidance`. One network call a step, no backward pass, linear operators only.
 
-    ``eta``^2 is the share of noise that is drawn anew at each step, see `Renoise`; it goes unused where another integrator
-    is given.
+    Args:
+        steps: Steps from sigma_max to 0.
+        plus: Whether to reckon with the noise of the data (DDNM+); if not, they are fitted exactly, noise and all.
+        eta: Its square is the share of the noise's variance that is drawn anew; unused where an integrator is given.
+
+    Other arguments:
+        integrator: What moves x; `Renoise(eta**2)` where None.
+        schedule, sigma_max, sigma_min: See `Guided`; spaced by `Karras` where None.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    References:
+        Wang, Yu, Zhang. Zero-shot image restoration using denoising diffusion null-space model. ICLR 2023.
+        arXiv:2212.00490.
     """
 
     def __init__(
@@ -191,8 +287,20 @@ class DDNM(Guided):
 class DDRM(Guided):
     """Denoising diffusion restoration; see `DDRMGuidance`. One network call a step, no backward pass, linear operators only.
 
-    ``eta``^2 is the share of noise that is drawn anew at each step, see `Renoise`; it goes unused where another integrator
-    is given.
+    Args:
+        steps: Steps from sigma_max to 0.
+        eta: Its square is the share of the noise's variance that is drawn anew; unused where an integrator is given.
+        eta_b: How far well measured coefficients are set to the data, 0 to 1.
+
+    Other arguments:
+        integrator: What moves x; `Renoise(eta**2)` where None.
+        schedule, sigma_max, sigma_min: See `Guided`; spaced by `Karras` where None.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    References:
+        Kawar, Elad, Ermon, Song. Denoising diffusion restoration models. NeurIPS 2022. arXiv:2201.11793.
     """
 
     def __init__(
@@ -211,7 +319,23 @@ class DDRM(Guided):
 
 
 class FlowChef(Guided):
-    """Steered rectified flow; see `FlowChefGuidance`. One network call a step, no backward pass through the network."""
+    """Steered rectified flow; see `FlowChefGuidance`. One network call a step, no backward pass through the network.
+
+    Args:
+        steps: Steps from sigma_max to 0.
+        scale: Step size, in units in which gradient descent on the misfit converges below 2.
+
+    Other arguments:
+        integrator: What moves x; `DDIM` where None.
+        schedule, sigma_max, sigma_min: See `Guided`; spaced by `Karras` where None.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    References:
+        Patel, Wen, Metaxas, Yang. Steering rectified flow models in the vector field for controlled image generation.
+        2024. arXiv:2412.00100.
+    """
 
     def __init__(
         self,

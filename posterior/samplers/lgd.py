@@ -14,6 +14,22 @@ class LGD(Guided):
     """Loss-guided diffusion; see `LGDGuidance`. One network call and one vector-Jacobian product a step.
 
     The fields over which the residual is averaged are drawn anew at every step, from each draw's own stream.
+
+    Args:
+        steps: Steps from sigma_max to 0.
+        zeta: Step size, as that of `posterior.DPS`; the noise of the data has no part in it.
+        samples: Fields over which the residual is averaged.
+
+    Other arguments:
+        integrator: What moves x; `Ancestral` where None.
+        schedule, sigma_max, sigma_min: See `Guided`; spaced by `Karras` where None.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    References:
+        Song, Zhang, Yin, Mardani, Liu, Kautz, Chen, Vahdat. Loss-guided diffusion models for plug-and-play controllable
+        generation. ICML 2023.
     """
 
     guidance: LGDGuidance

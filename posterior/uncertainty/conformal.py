@@ -194,7 +194,14 @@ def leave_one_out(
     It tells what a repair on n - 1 trials is worth, with all n to judge by; where there are few trials, a split into two
     parts wastes them.
 
-    Arguments as for `conformal_risk_control` (``delta`` None) and `risk_controlling_sets`.
+    Args:
+        trials: Exchangeable ones, n of them.
+        level: Share of true values that intervals are to hold.
+        delta: Probability of misleading trials, as for `risk_controlling_sets`; `conformal_risk_control` where None.
+
+    Other arguments:
+        quantity: See `conformal_risk_control`.
+        nominal: Likewise.
 
     Raises:
         ValueError: If n - 1 trials are too few for the guarantee, or an interval has no width while the truth lies outside.

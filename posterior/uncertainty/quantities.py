@@ -92,6 +92,9 @@ def band_energies(bands: int = 4, axes: int = 2) -> Quantity:
     Args:
         bands: Number of bands of equal width in |k|, up to the Nyquist frequency of an axis.
         axes: How many of the last axes are space.
+
+    Raises:
+        ValueError: When asked of events with fewer axes.
     """
 
     def energies(trial: Trial) -> Tensor:

@@ -91,6 +91,13 @@ def crps(trials: Trials, *, seed: int = 0) -> Scores:
 
     mean |x_i - t| - sum_{i<j} |x_i - x_j| / (S (S - 1)): unbiased for the score of the distribution that the draws
     come from. Usual defaults divide by S^2 and favour few draws.
+
+    Args:
+        trials: With S draws each.
+        seed: Breaks ties between ranks.
+
+    References:
+        Ferro. Fair scores for ensemble forecasts. 2014. Q. J. R. Meteorol. Soc. 140(683).
     """
     return score(trials, crps_members, "CRPS", seed=seed)
 
@@ -99,6 +106,13 @@ def energy(trials: Trials, *, seed: int = 0) -> Scores:
     """Fair energy score of the whole event, with its Euclidean norm; units of the event.
 
     Sees all of the joint distribution, but of a large field little more than its overall spread and bias.
+
+    Args:
+        trials: Two draws or more each.
+        seed: Breaks ties between ranks.
+
+    References:
+        Gneiting, Raftery. Strictly proper scoring rules, prediction, and estimation. 2007. JASA 102(477).
     """
     return score(trials, energy_members, "energy score", seed=seed)
 

@@ -32,6 +32,9 @@ class AttentionHeads:
         head_channels: Channels of each head; None where the number of heads was fixed instead.
         heads: Number of heads where ``head_channels`` is None.
         new_order: Whether queries, keys and values were split before the heads (``use_new_attention_order``).
+
+    Raises:
+        ValueError: If a checkpoint is loaded whose channels do not split into such heads.
     """
 
     head_channels: int | None = 64
@@ -61,6 +64,13 @@ class GuidedDiffusion(Layout):
         schedule: "linear" or "cosine"; "continuous" for the same networks under EDM's "VP" preconditioning.
         steps: Number of diffusion steps of the schedule.
         prediction: "epsilon", or "sample" for networks trained with ``predict_xstart``.
+
+    Raises:
+        ValueError: If a checkpoint is loaded and ``schedule`` is none of these, or its tensors are not those
+            of such a network.
+
+    References:
+        Dhariwal, Nichol. Diffusion models beat GANs on image synthesis. NeurIPS 2021. arXiv:2105.05233.
     """
 
     attention: AttentionHeads = AttentionHeads()

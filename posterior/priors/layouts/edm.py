@@ -31,6 +31,14 @@ class EDMNetwork(Layout):
     Args:
         sigma_data: Standard deviation of the training data, for the preconditioning "edm".
         preconditioning: "edm", "vp" or "ve", Table 1 of the paper.
+
+    Raises:
+        ValueError: If a checkpoint is loaded and ``preconditioning`` is none of these, or its tensors are not those
+            of such a network.
+
+    References:
+        Karras, Aittala, Aila, Laine. Elucidating the design space of diffusion-based generative models. NeurIPS 2022.
+        arXiv:2206.00364.
     """
 
     sigma_data: float = 0.5

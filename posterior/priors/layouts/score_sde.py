@@ -71,6 +71,14 @@ class ScoreSDE(_Numbered):
         sde: "ve" or "vp".
         sigma_max: Largest noise level of a VE network as its configuration states it, on the scale of [0, 1]: 50 for
             CIFAR-10.
+
+    Raises:
+        ValueError: If a checkpoint is loaded and ``sde`` is none of these, or its tensors are not those
+            of such a network.
+
+    References:
+        Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole. Score-based generative modeling through stochastic differential
+        equations. ICLR 2021. arXiv:2011.13456.
     """
 
     sde: str = "ve"

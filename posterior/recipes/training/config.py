@@ -150,6 +150,9 @@ class TrainingConfig:
         reference: The reference Gaussian.
         network: The network.
         notes: Further sentences for the card.
+
+    Raises:
+        ValueError: If a setting is out of its range, or settings do not go together.
     """
 
     name: str
@@ -188,6 +191,9 @@ class TrainingConfig:
 
 def read_config(path: str | os.PathLike[str]) -> TrainingConfig:
     """The training run that a TOML file describes.
+
+    Args:
+        path: Of the file.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -117,6 +117,9 @@ def jacobian_check(
         seed: Of noise and probes.
         tick: Called with the number of the level that is done.
 
+    Raises:
+        ValueError: If there are fewer than 2 probes.
+
     References:
         Hutchinson. A stochastic estimator of the trace of the influence matrix. 1989.
         Chao, Sun, Cheng, Lee. On investigating the conservative property of score-based generative models. 2023. ICML.

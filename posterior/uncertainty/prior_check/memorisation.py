@@ -61,6 +61,9 @@ def memorisation(draws: Tensor, held_out: Tensor, training: Tensor) -> Memorisat
         held_out: (n, *event).
         training: (m, *event), at least two.
 
+    Raises:
+        ValueError: If there are fewer.
+
     References:
         Meehan, Chaudhuri, Dasgupta. A non-parametric test to detect data-copying in generative models. 2020. AISTATS.
             arXiv:2004.05675 (held-out data as the yardstick).

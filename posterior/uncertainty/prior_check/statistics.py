@@ -173,6 +173,9 @@ def compare_fields(
 
     Returns:
         The statistics.
+
+    Raises:
+        ValueError: If there are fewer than 4 draws, or either set makes no two blocks.
     """
     x, h = draws.double(), held_out.double()
     if len(x) < 4:
