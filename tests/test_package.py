@@ -50,6 +50,31 @@ def _tracked(folder):
     return {line for line in listing.splitlines() if (ROOT / line).is_file()}
 
 
+def test_a_room_imports_only_rooms_above_it():
+    """The order is that of the code map; modules that begin with an underscore serve all of them."""
+    code_map = (ROOT / "CONTRIBUTING.md").read_text().partition("## Code map")[2].partition("Inside `posterior`")[0]
+    items = re.split(r"^\d+\. ", code_map, flags=re.MULTILINE)[1:]
+    place = {}
+    for number, item in enumerate(items):
+        for name in re.findall(r"`(?:posterior/)?(\w+)(?:/|\.py)`", item):
+            place.setdefault(name, number)
+    package = ROOT / "posterior"
+    rooms = {path.relative_to(package).parts[0].removesuffix(".py") for path in package.rglob("*.py")}
+    rooms = {room for room in rooms if not room.startswith("_")}
+    assert rooms <= set(place), f"not on the code map: {rooms - set(place)}"
+    for path in package.rglob("*.py"):
+        room = path.relative_to(package).parts[0].removesuffix(".py")
+        if room not in rooms:
+            continue
+        tree = ast.parse(path.read_text())
+        for_types = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+        skipped = {id(inner) for node in for_types for inner in ast.walk(node)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and id(node) not in skipped and (node.module or "").startswith("posterior."):
+                other = node.module.split(".")[1]
+                assert other not in rooms or place[other] <= place[room], f"{path.relative_to(ROOT)} imports {node.module}"
+
+
 def test_wheel_installs_only_two_packages(wheel, project):
     top_level = {name.split("/")[0] for name in wheel.namelist()}
     assert top_level == {"posterior", "operators", f"posterior-{project['version']}.dist-info"}

@@ -19,6 +19,7 @@ from torch import Tensor
 from posterior.driver import sample
 from posterior.likelihoods import GaussianLikelihood
 from posterior.priors.base import Prior
+from posterior.priors.climatology import as_time
 from posterior.recipes.comparison import POSTERIOR, Baseline, Comparison
 from posterior.recipes.weather.analysis import reference_draws
 from posterior.recipes.weather.baselines import optimal_interpolation
@@ -93,7 +94,7 @@ def held_out_field(prior: Prior, time: str | None = None) -> tuple[Tensor, str, 
     grid = grid_of(prior)
     fields = _dataset(name, prior.units)
     try:
-        picked = fields.sel(time=np.datetime64(time), method="nearest", tolerance=np.timedelta64(12, "h"))
+        picked = fields.sel(time=as_time(time), method="nearest", tolerance=np.timedelta64(12, "h"))
         picked = picked.sel(latitude=grid.latitude, longitude=grid.longitude, method="nearest", tolerance=1e-3)
     except KeyError as error:
         raise ValueError(f"downscale: {name} has no field of {time} on the grid of prior '{prior.name}'") from error

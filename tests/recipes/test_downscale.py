@@ -96,3 +96,5 @@ def test_a_held_out_day_of_the_registry(prior):
     assert 900 < float(values.min()) < float(values.max()) < 1060
     with pytest.raises(ValueError, match="no field of 1950-01-01"):
         recipe.held_out_field(prior, "1950-01-01")
+    with pytest.raises(ValueError, match="'yesterday' is no date; wanted one as"):
+        recipe.held_out_field(prior, "yesterday")
