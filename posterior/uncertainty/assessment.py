@@ -75,8 +75,11 @@ def assess(
         The findings. What a diagnostic needs and the trials do not have is named in ``left_out``.
 
     Raises:
+        TypeError: If these are no trials.
         ValueError: If there are too few trials.
     """
+    if not isinstance(trials, Trials):
+        raise TypeError(f"assess: trials are a {type(trials).__name__}; wanted the Trials that calibrate returns")
     shown = trials if view is None else trials.map(view)
     findings: dict[str, Finding] = {}
     chosen = default_quantities(trials) if quantities is None else list(quantities)

@@ -79,13 +79,23 @@ def calibrate(
         The trials; with a folder, all that are in it.
 
     Raises:
+        TypeError: If the experiment is an operator, or the sampler a class.
         ValueError: If arguments do not fit, the prior cannot be drawn from and no truths are given, or arguments cannot be
             sent to workers.
         SamplingError: If sampling fails, or the folder holds trials of another run.
     """
     _check(trials, draws, seed, truths, shard, workers)
+    if isinstance(experiment, torch.nn.Module):
+        raise TypeError(
+            f"calibrate: experiment is the operator {type(experiment).__name__}; wanted what simulates data and makes their "
+            "likelihood, such as gaussian_experiment(operator, sigma)"
+        )
+    if isinstance(sampler, type):
+        raise TypeError(f"calibrate: sampler is the class {sampler.__name__}; wanted one of it, {sampler.__name__}()")
     path = None if folder is None else Path(folder)
     if path is not None:
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"calibrate: {path} is a file; wanted a folder")
         path.mkdir(parents=True, exist_ok=True)
     run = Run(prior, experiment, sampler, draws, seed, truths, path, reference or adjoint, settings)
     numbers = range(shard[0], trials, shard[1])
@@ -157,9 +167,19 @@ def gaussian_experiment(operator: Any, sigma: Tensor | float, dtype: torch.dtype
 
     Args:
         operator: A deepinv physics or one of `operators`; its own noise model is not used.
-        sigma: Noise standard deviation in the units of the data; of complex data, that of either part.
+        sigma: Noise standard deviation in the units of the data; of complex data, that of either part. Data that are
+            exactly zero without noise are taken to lie off a sampling mask, and stay zero.
         dtype: Real precision of the field the operator is given.
+
+    Raises:
+        TypeError: If ``operator`` is none.
+        ValueError: If ``sigma`` is not positive and finite.
     """
+    if not hasattr(operator, "A"):
+        raise TypeError(f"gaussian_experiment: operator is a {type(operator).__name__}; wanted a deepinv Physics")
+    spread = torch.as_tensor(sigma)
+    if not (torch.isfinite(spread) & (spread > 0)).all():
+        raise ValueError(f"gaussian_experiment: sigma must be positive and finite, got {float(spread.min()):g}")
     return _Gaussian(operator, sigma, dtype)
 
 

@@ -180,6 +180,8 @@ def principal_components(draws: Draws, k: int = 5) -> PrincipalComponents:
     _needs_posterior(draws, "principal components")
     weights = draws.weights
     used = int((weights > 0).sum())
+    if used < 2:
+        raise ValueError(f"principal_components: they take two draws with weight; got {used}")
     if not 0 < k <= min(used - 1, draws.samples[0].numel()):
         raise ValueError(f"principal_components: k is {k}; wanted 1 to {min(used - 1, draws.samples[0].numel())}")
     mean, flat = draws.mean, draws.samples.flatten(1)

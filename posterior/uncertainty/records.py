@@ -40,11 +40,15 @@ def attach(result: DataTree | str | os.PathLike[str], assessment: Assessment, ab
             like this result the trials were.
 
     Raises:
+        TypeError: If ``result`` is neither tree nor path.
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read.
     """
     from xarray import DataTree
 
+    if not isinstance(result, DataTree | str | os.PathLike):
+        name = type(result).__name__
+        raise TypeError(f"attach: result is a {name}; wanted a tree, as of Draws.to_datatree(), or the path of a saved one")
     if isinstance(result, DataTree):
         for name, group in groups(assessment, about).items():
             result[name] = DataTree(group)

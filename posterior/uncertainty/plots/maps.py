@@ -112,13 +112,15 @@ def samples(draws: Draws, count: int = 4, *, channel: int = 0, deviations: bool 
         deviations: Whether to draw the second row.
 
     Raises:
-        ValueError: If events have fewer than two axes.
+        ValueError: If events have fewer than two axes, or ``count`` is not positive.
     """
     colours = MAGNITUDE if draws.kind == "complex" else FIELD
     if draws.kind == "complex":
         draws = draws.magnitude()
     if len(draws.event_shape) < 2:
         raise ValueError(f"samples: events have axes {draws.dims}; wanted two or more")
+    if count < 1:
+        raise ValueError(f"samples: count is {count}; wanted 1 or more")
     count, where = min(count, draws.n), plane(draws)
     shape = (draws.event_shape[-2], draws.event_shape[-1])
 
@@ -163,13 +165,17 @@ def profile(
         ax: Where to draw; a new figure where None.
 
     Raises:
-        ValueError: If there is no such axis or index.
+        ValueError: If there is no such axis or index, a level is not between 0 and 1, or there is a single draw.
         PointEstimateError: If the draws are point estimates.
     """
     if draws.kind == "complex":
         draws = draws.magnitude()
     if not draws.dims:
         raise ValueError("profile: an event is a single number; wanted at least one axis")
+    if draws.n_effective < 1 + 1e-6:
+        raise ValueError("profile: an interval takes two draws; got one")
+    if not all(0 < level < 1 for level in levels):
+        raise ValueError(f"profile: levels are {levels}; wanted numbers between 0 and 1")
     dim = draws.dims[-1] if dim is None else dim
     wrong = {dim, *(at or {})} - set(draws.dims)
     if wrong:

@@ -217,10 +217,13 @@ def check_prior(
 
 def _standard(prior: Prior, fields: Tensor, dates: Sequence[Any] | None, what: str) -> Tensor:
     """Fields in standardised coordinates, single precision."""
+    fields = torch.as_tensor(fields)
     if fields.ndim < 2 or len(fields) < 4:
         raise ValueError(f"check_prior: {what} has shape {tuple(fields.shape)}; wanted (n, *event), n at least 4")
     if not torch.isfinite(fields).all():
         raise ValueError(f"check_prior: {what} has values that are not finite")
+    if (fields == fields[:1]).all():
+        raise ValueError(f"check_prior: all fields of {what} are the same")
     prior.check_event(tuple(fields.shape[1:]), f"check_prior, {what}:")
     if dates is None:
         return prior.affine.to_standard(fields.double()).float()
