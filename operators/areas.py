@@ -67,7 +67,7 @@ class AreaAverage(Separable):
 
 
 def _coarsened(grid: Grid, factor: int | tuple[int, int]) -> Grid:
-    factors = (factor, factor) if np.ndim(factor) == 0 else tuple(factor)
+    factors = factor if isinstance(factor, tuple | list) else (factor, factor)
     if len(factors) != 2 or any(n != int(n) or n < 1 for n in factors):
         raise ValueError(f"AreaAverage: coarse must be a Grid, a positive integer or two of them, got {factor}")
     edges = []

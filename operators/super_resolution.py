@@ -4,7 +4,6 @@ import math
 from typing import Literal
 
 import deepinv
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,7 +60,7 @@ class SuperResolution(Separable):
     ) -> None:
         name = type(self).__name__
         height, width = image_shape(shape, name)
-        pair = (factor, factor) if np.ndim(factor) == 0 else tuple(factor)
+        pair = factor if isinstance(factor, tuple | list) else (factor, factor)
         if len(pair) != 2 or any(f != int(f) or f < 1 for f in pair):
             raise ValueError(f"{name}: factor must be a positive integer or two of them, got {factor}")
         if kind not in KINDS:

@@ -93,6 +93,7 @@ def test_units_are_given_by_variable(run, prior, tmp_path):
     ("options", "words"),
     [
         (["--withhold", "0.2", "--folds", "3"], "give one of them"),
+        (["--instrument", "-1"], "error of instrument is -1; wanted a standard deviation"),
         (["--draws", "1"], "draws is 1; an ensemble takes 2 or more"),
         (["--folds", "99"], "folds is 99; wanted 2 or more"),  # and no bar: told before anything is drawn
         (["--variable", "wind_speed"], "no variable 'wind_speed'"),

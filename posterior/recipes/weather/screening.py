@@ -28,10 +28,18 @@ class Errors:
     Args:
         instrument: Of the instrument, for observations that state none of their own.
         representativeness: Of what the grid and its averaging time cannot represent.
+
+    Raises:
+        ValueError: If one is negative or not finite.
     """
 
     instrument: float
     representativeness: float
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"error of {name} is {value:g}; wanted a standard deviation, 0 or more")
 
 
 # Instrument: reading, siting, coding and, for pressure, reduction to sea level; a choice. Representativeness of pressure:
