@@ -14,7 +14,9 @@ from posterior.cli.options import SamplerName, Sampling
 
 
 def reconstruct(
-    file: Annotated[Path, typer.Argument(help="k-space: .npy (coils, ky, kx), fastMRI .h5, BART .cfl/.hdr.")],
+    file: Annotated[
+        Path, typer.Argument(help="k-space: .npy (coils, ky, kx), fastMRI .h5, ISMRMRD .h5 or .mrd, BART .cfl/.hdr.")
+    ],
     prior: options.Prior = "brain-mri",
     sampler: options.Sampler = SamplerName.bridge,
     steps: options.Steps = None,

@@ -154,7 +154,9 @@ def _units(table: Any, given: dict[str, str], path: Path) -> dict[str, str]:
         stated |= {given[str(name)]} if str(name) in given else set()
         if len(stated) != 1:
             got = f"the units {', '.join(sorted(stated))}" if stated else "no unit"
-            raise FileError(f"{path}: variable {name!r} has {got}; wanted one: column 'units' or units={{{name!r}: ...}}")
+            raise FileError(
+                f"{path}: variable {name!r} has {got}; wanted one: column 'units', units={{{name!r}: ...}} or --unit {name}=..."
+            )
         found[str(name)] = stated.pop()
     return found
 
