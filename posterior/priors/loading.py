@@ -95,10 +95,13 @@ def load_prior(
         The prior, on the CPU, in float32: a `posterior.LatentPrior` where the folder holds an autoencoder.
 
     Raises:
+        TypeError: If ``layout`` is a class.
         FileNotFoundError: If there is no such prior or folder, or a file is missing from it.
         ValueError: If weights are missing, superfluous, misshapen or not finite, a file could run code, or the
             configuration is not understood or does not fit what was passed.
     """
+    if isinstance(layout, type):
+        raise TypeError(f"load_prior: layout is the class {layout.__name__}; wanted one of it, {layout.__name__}()")
     path = _locate(name_or_path, download)
     if path.is_file():
         if layout is None:
@@ -153,11 +156,13 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
         half: Store weights and EOFs in float16.
 
     Raises:
-        TypeError: If the network is not a diffusers `UNet2DModel` or the reference of another kind.
+        TypeError: If the prior has no network, the network is not a diffusers `UNet2DModel`, or the reference of another kind.
         ValueError: If the prior stands at a date.
     """
     from diffusers.models.unets.unet_2d import UNet2DModel
 
+    if not isinstance(prior, NetworkPrior):
+        raise TypeError(f"save_prior: a {type(prior).__name__} has no network; wanted a NetworkPrior")
     if not isinstance(prior.network, UNet2DModel):
         raise TypeError(f"save_prior: the network is a {type(prior.network).__name__}; wanted a diffusers UNet2DModel")
     if prior.date is not None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from posterior import EDMNetwork, GaussianPrior
 from posterior.priors.loading import bundled_priors, load_prior, save_prior
 from tests.priors.made_priors import WEIGHTS, denoised, make_prior
 
@@ -196,3 +197,12 @@ class TestRefusals:
     def test_network_weights_missing(self, folder):
         (folder / WEIGHTS).unlink()
         refusal(FileNotFoundError, "safetensors is missing", folder=folder)
+
+
+def test_what_cannot_be_loaded_or_saved_is_named(tmp_path):
+    with pytest.raises(TypeError, match=r"layout is the class EDMNetwork; wanted one of it, EDMNetwork\(\)"):
+        load_prior(tmp_path / "weights.pt", layout=EDMNetwork)
+    exact = GaussianPrior(torch.zeros(2), torch.eye(2))
+    with pytest.raises(TypeError, match="save_prior: a GaussianPrior has no network; wanted a NetworkPrior"):
+        save_prior(exact, tmp_path / "prior")
+    assert not list(tmp_path.iterdir())
