@@ -21,7 +21,9 @@ def checked(value: Tensor, owner: str, what: str, shape: tuple[int | None, ...])
     if not fits or any(n not in (None, m) for n, m in zip(shape, value.shape[1:], strict=True)):
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         want = ", ".join("*" if n is None else str(n) for n in shape)
-        raise ValueError(f"{owner}: {what} must be (B, {want}), got {got}")
+        parts = isinstance(value, Tensor) and value.is_complex() and shape[:1] == (2,)
+        remedy = " complex; pass real and imaginary part, torch.stack([z.real, z.imag], 1)" if parts else ""
+        raise ValueError(f"{owner}: {what} must be (B, {want}), got {got}{remedy}")
     if value.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"{owner}: {what} must be float32 or float64, got {value.dtype}")
     return value

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from operators.coils import as_coil_maps
-from operators.linear import Linear
+from operators.linear import Linear, checked
 from operators.masks import Array, as_mask
 
 # Coils are transformed a few at a time on the CPU: temporaries that stay in cache (8 MB of complex64) are up
@@ -103,12 +103,8 @@ class _Cartesian(Linear):
         return self.noise_model(x, **own) * (mask if self.coil_maps is None else mask[:, :, None])
 
     def _checked(self, value: Tensor, what: str, middle: tuple[int, ...]) -> Tensor:
-        name, want = type(self).__name__, (*middle, *self.shape)
-        if not isinstance(value, Tensor) or tuple(value.shape[1:]) != want:
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"{name}: {what} must be (B, {', '.join(map(str, want))}), got {got}")
-        if value.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"{name}: {what} must be float32 or float64, got {value.dtype}")
+        name = type(self).__name__
+        checked(value, name, what, (*middle, *self.shape))
         for own in ("mask", "coil_maps"):
             batch = 1 if getattr(self, own) is None else getattr(self, own).shape[0]
             if batch not in (1, value.shape[0]):

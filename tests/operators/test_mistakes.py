@@ -20,6 +20,11 @@ MISTAKES = {
     "mask of one size": (lambda: ops.cartesian_mask(32), ValueError, r"cartesian_mask: shape must be \(H, W\).*got 32"),
     "discs of one size": (lambda: ops.poisson_disc_mask(32), ValueError, r"poisson_disc_mask: shape must be.*got 32"),
     "maps of one size": (lambda: ops.birdcage_maps(4, 16), ValueError, r"birdcage_maps: coils and shape \(H, W\).*4 and 16"),
+    "complex data": (
+        lambda: ops.MRI(torch.ones(8, 8)).A_adjoint(torch.zeros(1, 8, 8, dtype=torch.complex64)),
+        ValueError,
+        r"y must be \(B, 2, 8, 8\), got \(1, 8, 8\) complex; pass real and imaginary part, torch\.stack",
+    ),
     "no mask": (lambda: ops.MRI(None), TypeError, "MRI: mask must be an array of numbers, got NoneType"),
     "a mask's name": (lambda: ops.Inpainting("mask.npy"), TypeError, "Inpainting: mask must be an array of numbers, got str"),
     "a line of k-space": (lambda: ops.calibration_region(torch.ones(16)), ValueError, r"calibration_region: .*got \(16,\)"),
