@@ -53,7 +53,7 @@ PROBLEMS = {
     "mixture": dict.fromkeys((*HELD, *RIVALS), MANY) | dict.fromkeys(DEAR, 1),
     "nonlinear": dict.fromkeys((EXACT, "TDS", "AFDPS"), MANY) | {"MMPS": 4},
 }
-DRAWS = {"random field": {EXACT: 1000, "TDS": 1000, "AFDPS": 400, "MMPS": 400}}
+DRAWS = {"random field": dict.fromkeys((EXACT, "TDS", "AFDPS", "MMPS"), 1000)}
 
 
 @dataclass(frozen=True)
