@@ -92,7 +92,7 @@ def takes_part(method: Method, suite: str) -> bool:
     """Whether the method is run on the suite at all; a peer counts as tuned if something was better than its default."""
     if method.name.split()[0] not in LIBRARIES:
         return True
-    return SUITES[suite].peers and (method.setting == "default" or bool(settings_of(method, suite)))
+    return method.setting == "default" or bool(settings_of(method, suite))
 
 
 def problems_of(method: Method, suite: str) -> int:

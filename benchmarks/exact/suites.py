@@ -26,7 +26,6 @@ class Suite:
         quick_draws: The same in a quick run.
         problems: Problems of each cell.
         about: A sentence or two for the page.
-        peers: Whether deepinv and azula take part.
     """
 
     name: str
@@ -36,7 +35,6 @@ class Suite:
     quick_draws: int
     problems: int
     about: str
-    peers: bool = True
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,6 @@ SUITES = {
             20,
             1,
             "Weighted points as prior, two or four unknowns; the posterior is a sum.",
-            peers=False,
         ),
     )
 }

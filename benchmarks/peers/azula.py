@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.peers.common import PeerProblem, peer_problem, spread
 
 METHODS = ("DPS", "MMPS", "PGDM", "TMPD", "DiffPIR", "TDS")
-NONLINEAR = ("DPS",)
+NONLINEAR = ("DPS", "MMPS")
 
 
 def run(name: str, given: Any, draws: int, seed: int, settings: dict[str, Any]) -> tuple[Tensor, PeerProblem]:
