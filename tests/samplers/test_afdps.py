@@ -103,6 +103,8 @@ def test_network_calls():
         sampler = posterior.AFDPS(10, rejuvenation=0, **options)
         stats = posterior.sample(prior, likelihood, sampler, draws=8).stats
         assert (stats.nfe, stats.vjps) == (calls, 0)
+    bent = nonlinear("wind speed")  # two particles for each draw
+    assert posterior.sample(bent.prior, bent.likelihood, posterior.AFDPS(10, rejuvenation=0), draws=8).stats.nfe == 20
 
 
 def test_what_is_refused():
