@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posterior._arguments import check_form, check_number, check_parts
 from posterior._progress import bar
 from posterior.checkpoint import Checkpoint, SamplingError
 from posterior.draws import Draws, Stats
@@ -134,17 +135,15 @@ def sample(
         The draws in physical units, with statistics of the run.
 
     Raises:
+        TypeError: If an argument is of the wrong kind: a sampler's class, a prior's name, a number that is not whole.
         ValueError: If shapes, units or arguments do not fit, before the first network call.
         SamplingError: If values stop being finite, or a checkpoint belongs to another run.
     """
-    if draws < 1:
-        raise ValueError(f"sample: draws must be at least 1, got {draws}")
-    if seed < 0:
-        raise ValueError(f"sample: seed must not be negative, got {seed}")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"sample: batch_size must be at least 1, got {batch_size}")
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"sample: dtype must be torch.float32 or torch.float64, got {dtype}")
+    check_parts(prior=prior, likelihood=likelihood, sampler=sampler)
+    for name, value, least in (("draws", draws, 1), ("seed", seed, 0), ("batch_size", batch_size, 1), ("runs", runs, 0)):
+        if value is not None or name != "batch_size":
+            check_number(name, value, least)
+    check_form(event_shape, dtype)
     if runs < 1 or (runs > 1 and not sampler.population):
         raise ValueError(f"sample: runs is {runs}; wanted 1, or more of a sampler of populations such as TDS")
     shape = _event_shape(prior, likelihood, event_shape)

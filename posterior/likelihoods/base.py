@@ -268,9 +268,15 @@ def positive(owner: str, name: str, value: Tensor | float, y: Tensor) -> Tensor:
     """``value`` as a tensor of the precision of ``y`` that broadcasts to it.
 
     Raises:
+        TypeError: If it is no real number, array or tensor.
         ValueError: If it is not positive and finite or does not broadcast.
     """
-    scale = torch.as_tensor(value, dtype=real_view(y).dtype, device=y.device)
+    if isinstance(value, Tensor) and value.is_complex():
+        raise TypeError(f"{owner}: {name} is {describe(value)}, complex; wanted real numbers")
+    try:
+        scale = torch.as_tensor(value, dtype=real_view(y).dtype, device=y.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{owner}: {name} is {describe(value)}; wanted a positive number or tensor") from error
     if not (torch.isfinite(scale).all() and (scale > 0).all()):
         raise ValueError(f"{owner}: {name} must be positive and finite, got {describe(value)}")
     try:

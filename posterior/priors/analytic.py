@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from posterior.priors.base import Prior
+from posterior.priors.base import Prior, must_be_real
 from posterior.priors.covariance import covariance_of
 from posterior.priors.reference import GaussianReference
 
@@ -28,6 +28,7 @@ class GaussianPrior(Prior):
 
     def __init__(self, mean: Tensor, cov: Tensor, *, units: str = "1") -> None:
         mean = torch.as_tensor(mean)
+        must_be_real("GaussianPrior", "mean", mean)
         if not torch.isfinite(mean).all():
             raise ValueError("GaussianPrior: mean has values that are not finite")
         self.event_shape = tuple(mean.shape)

@@ -54,6 +54,12 @@ def _like(value: Tensor | float, x: Tensor) -> Tensor | float:
     return value.to(x) if isinstance(value, Tensor) else value
 
 
+def must_be_real(owner: str, what: str, values: Tensor) -> None:
+    """Raise TypeError if values are complex; complex images are two channels, real part first."""
+    if values.is_complex():
+        raise TypeError(f"{owner}: {what} has dtype {values.dtype}; wanted real values, complex ones as two channels")
+
+
 def column(sigma: Tensor | float, x: Tensor) -> Tensor:
     """``sigma``, a number, () or (B,), as (B or 1, 1, ..., 1) that broadcasts over the batch ``x``."""
     s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from posterior.priors.base import must_be_real
+
 
 @dataclass(frozen=True)
 class FourierBasis:
@@ -235,7 +237,9 @@ def covariance_of(event_shape: tuple[int, ...], cov: Tensor) -> Covariance:
         ValueError: If the shape fits neither form, the matrix is not symmetric positive semi-definite, or the
             spectrum is negative or not symmetric under f -> -f.
     """
-    cov = torch.as_tensor(cov).detach().to(torch.float64)
+    cov = torch.as_tensor(cov).detach()
+    must_be_real("GaussianPrior", "cov", cov)
+    cov = cov.to(torch.float64)
     n = int(torch.Size(event_shape).numel())
     if not torch.isfinite(cov).all():
         raise ValueError("GaussianPrior: cov has values that are not finite")

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from posterior.priors.base import Prior, column
+from posterior.priors.base import Prior, column, must_be_real
 from posterior.priors.covariance import Covariance, EigenBasis
 from posterior.priors.mixture import LARGEST_REFERENCE, check_weights
 from posterior.priors.reference import GaussianReference
@@ -38,6 +38,7 @@ class EmpiricalPrior(Prior):
 
     def __init__(self, points: Tensor, weights: Tensor | None = None, *, units: str = "1") -> None:
         points = torch.as_tensor(points).detach()
+        must_be_real("EmpiricalPrior", "points", points)
         if points.ndim < 2 or points.shape[0] < 2:
             raise ValueError(f"EmpiricalPrior: points have shape {tuple(points.shape)}; wanted (N, *event), N at least 2")
         if not torch.isfinite(points).all():

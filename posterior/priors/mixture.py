@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from posterior.priors.base import Prior, column
+from posterior.priors.base import Prior, column, must_be_real
 from posterior.priors.covariance import Covariance, EigenBasis
 from posterior.priors.reference import GaussianReference
 
@@ -44,6 +44,7 @@ class GaussianMixturePrior(Prior):
 
     def __init__(self, means: Tensor, weights: Tensor, std: Tensor | float, *, units: str = "1") -> None:
         means = torch.as_tensor(means).detach()
+        must_be_real("GaussianMixturePrior", "means", means)
         weights = torch.as_tensor(weights, dtype=torch.float64).detach()
         if means.ndim < 2 or means.shape[0] < 1:
             raise ValueError(f"GaussianMixturePrior: means have shape {tuple(means.shape)}; wanted (K, *event)")
