@@ -18,9 +18,17 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Karras:
-    """Levels equally spaced in sigma^(1/rho) (Karras et al. 2022, arXiv:2206.00364, eq. 5); rho large is log-uniform."""
+    """Levels equally spaced in sigma^(1/rho) (Karras et al. 2022, arXiv:2206.00364, eq. 5); rho large is log-uniform.
+
+    Raises:
+        ValueError: If ``rho`` is not positive.
+    """
 
     rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        if not self.rho > 0:
+            raise ValueError(f"Karras: rho must be positive, got {self.rho}")
 
     def __call__(self, steps: int, sigma_max: float, sigma_min: float) -> list[float]:
         """See `Schedule`."""

@@ -62,7 +62,7 @@ class CorrelatedGaussianLikelihood(Likelihood):
         super().__init__(operator, y)
         if y.is_complex():
             raise TypeError(f"CorrelatedGaussianLikelihood: y is {describe(y)}; wanted real data")
-        self.covariance = covariance_of(tuple(y.shape[1:]), covariance)
+        self.covariance = covariance_of(tuple(y.shape[1:]), covariance, "CorrelatedGaussianLikelihood", "covariance")
         values = self.covariance.eigenvalues
         if not (values > 1e-12 * values.max()).all():
             raise ValueError("CorrelatedGaussianLikelihood: covariance is singular; every direction needs some noise")

@@ -221,7 +221,7 @@ def isotropic(variance: float) -> Covariance:
     return Covariance(IdentityBasis(), torch.tensor(variance, dtype=torch.float64))
 
 
-def covariance_of(event_shape: tuple[int, ...], cov: Tensor) -> Covariance:
+def covariance_of(event_shape: tuple[int, ...], cov: Tensor, owner: str = "GaussianPrior", name: str = "cov") -> Covariance:
     """A `Covariance` from what users hold: a dense matrix or a stationary spectrum.
 
     Args:
@@ -229,6 +229,8 @@ def covariance_of(event_shape: tuple[int, ...], cov: Tensor) -> Covariance:
         cov: Either (n, n) with n = prod(event_shape), symmetric positive semi-definite, or the spectrum of a
             stationary field: the variance of each coefficient of the orthonormal FFT over the spectrum's own
             axes, which must be the last axes of the event.
+        owner: Who asks, for errors.
+        name: What they call ``cov``.
 
     Returns:
         The covariance, in float64.
@@ -238,28 +240,28 @@ def covariance_of(event_shape: tuple[int, ...], cov: Tensor) -> Covariance:
             spectrum is negative or not symmetric under f -> -f.
     """
     cov = torch.as_tensor(cov).detach()
-    must_be_real("GaussianPrior", "cov", cov)
+    must_be_real(owner, name, cov)
     cov = cov.to(torch.float64)
     n = int(torch.Size(event_shape).numel())
     if not torch.isfinite(cov).all():
-        raise ValueError("GaussianPrior: cov has values that are not finite")
+        raise ValueError(f"{owner}: {name} has values that are not finite")
     if tuple(cov.shape) == (n, n):
         if not torch.allclose(cov, cov.T, rtol=1e-5, atol=1e-8 * float(cov.abs().max())):
-            raise ValueError("GaussianPrior: cov is a matrix that is not symmetric")
+            raise ValueError(f"{owner}: {name} is a matrix that is not symmetric")
         values, vectors = torch.linalg.eigh((cov + cov.T) / 2)
         if values.min() < -1e-6 * values.abs().max():
-            raise ValueError(f"GaussianPrior: cov has a negative eigenvalue, {float(values.min()):.3g}")
+            raise ValueError(f"{owner}: {name} has a negative eigenvalue, {float(values.min()):.3g}")
         return Covariance(EigenBasis(vectors), values.clamp_min(0))
     if 1 <= cov.ndim <= len(event_shape) and tuple(cov.shape) == tuple(event_shape[-cov.ndim :]):
         ndim = min(cov.ndim, 2) if len(event_shape) > 1 else 1
         dims = tuple(range(-ndim, 0))
         mirrored = torch.roll(cov.flip(dims), shifts=(1,) * ndim, dims=dims)
         if cov.min() < 0:
-            raise ValueError(f"GaussianPrior: the spectrum has a negative value, {float(cov.min()):.3g}")
+            raise ValueError(f"{owner}: the spectrum has a negative value, {float(cov.min()):.3g}")
         if not torch.allclose(cov, mirrored, rtol=1e-4, atol=1e-8 * float(cov.abs().max())):
-            raise ValueError("GaussianPrior: the spectrum is not symmetric under f -> -f, so no real field has it")
+            raise ValueError(f"{owner}: the spectrum is not symmetric under f -> -f, so no real field has it")
         return Covariance(FourierBasis(ndim), cov)
     raise ValueError(
-        f"GaussianPrior: cov has shape {tuple(cov.shape)}; wanted ({n}, {n}) for a matrix, or the event shape "
+        f"{owner}: {name} has shape {tuple(cov.shape)}; wanted ({n}, {n}) for a matrix, or the event shape "
         f"{tuple(event_shape)} (or its last axes) for a stationary spectrum"
     )

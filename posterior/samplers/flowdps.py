@@ -21,9 +21,16 @@ class FlowTime:
 
     Args:
         shift: Above 1 lays more of them at large noise; 4 in the paper, whose images are large.
+
+    Raises:
+        ValueError: If ``shift`` is not positive.
     """
 
     shift: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not self.shift > 0:
+            raise ValueError(f"FlowTime: shift must be positive, got {self.shift}")
 
     def __call__(self, steps: int, sigma_max: float, sigma_min: float) -> list[float]:
         """See `Schedule`."""

@@ -36,6 +36,7 @@ class Guided(Sampler):
         sigma_min: Last noise level before 0, likewise.
 
     Raises:
+        TypeError: If integrator or schedule is a class or a name.
         ValueError: If ``steps`` is not positive.
     """
 
@@ -49,6 +50,10 @@ class Guided(Sampler):
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"{type(self).__name__}: steps must be at least 1, got {self.steps}")
+        for name, value in (("integrator", self.integrator), ("schedule", self.schedule)):
+            if isinstance(value, str | type):
+                shown = value.__name__ if isinstance(value, type) else repr(value)
+                raise TypeError(f"{type(self).__name__}: {name} is {shown}; wanted an object, such as Heun() or Karras()")
 
     def levels(self, problem: Problem) -> list[float]:
         """The noise levels of this problem, ``steps + 1`` of them."""

@@ -35,6 +35,8 @@ WRONG = {
         lambda: posterior.GaussianLikelihood(OPERATOR, Y, torch.tensor(0.1 + 0j)),
         "sigma is 0.1, complex; wanted real numbers",
     ),
+    "an integrator's name": (lambda: posterior.MMPS(integrator="heun"), "MMPS: integrator is 'heun'; wanted an object"),
+    "a schedule's class": (lambda: posterior.DPS(schedule=posterior.Karras), "DPS: schedule is Karras; wanted an object"),
     "a complex mean": (
         lambda: posterior.GaussianPrior(torch.zeros(2) * 1j, torch.eye(2)),
         "GaussianPrior: mean has dtype torch.complex",
@@ -61,3 +63,12 @@ def test_an_argument_of_the_wrong_kind_is_named(name):
 def test_whole_numbers_of_numpy_are_whole_numbers():
     ours, theirs = sample(draws=2, seed=3), sample(draws=np.int64(2), seed=np.uint8(3), batch_size=np.int32(9))
     torch.testing.assert_close(ours.samples, theirs.samples)
+
+
+def test_numbers_out_of_range_are_told_by_their_own_names():
+    with pytest.raises(ValueError, match="Karras: rho must be positive, got 0"):
+        posterior.Karras(rho=0)
+    with pytest.raises(ValueError, match="FlowTime: shift must be positive, got -1"):
+        posterior.FlowTime(-1)
+    with pytest.raises(ValueError, match=r"CorrelatedGaussianLikelihood: covariance has shape \(3, 3\)"):
+        posterior.CorrelatedGaussianLikelihood(OPERATOR, Y, torch.eye(3))
