@@ -140,9 +140,10 @@ def sample(
         SamplingError: If values stop being finite, or a checkpoint belongs to another run.
     """
     check_parts(prior=prior, likelihood=likelihood, sampler=sampler)
-    for name, value, least in (("draws", draws, 1), ("seed", seed, 0), ("batch_size", batch_size, 1), ("runs", runs, 0)):
-        if value is not None or name != "batch_size":
-            check_number(name, value, least)
+    for name, value, least in (("draws", draws, 1), ("seed", seed, 0), ("runs", runs, 0)):
+        check_number(name, value, least)
+    if batch_size is not None:
+        check_number("batch_size", batch_size, 1)
     check_form(event_shape, dtype)
     if runs < 1 or (runs > 1 and not sampler.population):
         raise ValueError(f"sample: runs is {runs}; wanted 1, or more of a sampler of populations such as TDS")
