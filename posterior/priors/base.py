@@ -32,11 +32,6 @@ class Affine:
     scale: Tensor | float = 1.0
     shift: Tensor | float = 0.0
 
-    @property
-    def is_identity(self) -> bool:
-        """Whether standardised and physical coordinates are the same."""
-        return bool((torch.as_tensor(self.scale) == 1).all() and (torch.as_tensor(self.shift) == 0).all())
-
     def to_physical(self, z: Tensor) -> Tensor:
         """Standardised to physical."""
         return _like(self.shift, z) + _like(self.scale, z) * z

@@ -286,7 +286,7 @@ class DDNM(Guided):
         sigma_min: float | None = None,
     ) -> None:
         guidance = DDNMGuidance(plus)
-        super().__init__(guidance, integrator or Renoise(eta**2), steps, schedule or Karras(), sigma_max, sigma_min)
+        super().__init__(guidance, integrator or _renoise(self, eta), steps, schedule or Karras(), sigma_max, sigma_min)
 
 
 class DDRM(Guided):
@@ -320,7 +320,7 @@ class DDRM(Guided):
         sigma_min: float | None = None,
     ) -> None:
         guidance = DDRMGuidance(eta_b)
-        super().__init__(guidance, integrator or Renoise(eta**2), steps, schedule or Karras(), sigma_max, sigma_min)
+        super().__init__(guidance, integrator or _renoise(self, eta), steps, schedule or Karras(), sigma_max, sigma_min)
 
 
 class FlowChef(Guided):
@@ -353,3 +353,9 @@ class FlowChef(Guided):
         sigma_min: float | None = None,
     ) -> None:
         super().__init__(FlowChefGuidance(scale), integrator or DDIM(), steps, schedule or Karras(), sigma_max, sigma_min)
+
+
+def _renoise(sampler: Guided, eta: float) -> Renoise:
+    if not 0 <= eta <= 1:
+        raise ValueError(f"{type(sampler).__name__}: eta must be between 0 and 1, got {eta}")
+    return Renoise(eta**2)

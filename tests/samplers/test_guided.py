@@ -346,6 +346,8 @@ BAD = {
     "DiffPIR: iterations must be at least 1, got 0": lambda: posterior.DiffPIR(iterations=0),
     "FlowChef: scale must be positive, got -1": lambda: posterior.FlowChef(scale=-1),
     "Renoise: zeta must be between 0 and 1, got 2": lambda: posterior.DiffPIR(zeta=2),
+    "DDRM: eta must be between 0 and 1, got 3": lambda: posterior.DDRM(eta=3),
+    "DDNM: eta must be between 0 and 1, got -0.5": lambda: posterior.DDNM(eta=-0.5),
 }
 
 
