@@ -52,8 +52,8 @@ class AFDPS(GuidedParticles):
         step_size: Of a Langevin step, in sigma^2.
         probes: Random directions by which the curvature of a likelihood is measured that is not linear Gaussian.
         corrected: Whether moves keep the variance of x0 given x, at no cost (see `GuidedParticles`).
-        particles_per_draw: See `ParticleSampler`; where None, 1, and 2 for operators that are not linear, as in `TDS`.
-        ess_threshold, resampling, rejuvenation, genealogy, schedule, sigma_max, sigma_min: See `ParticleSampler`.
+        ess_threshold, resampling, rejuvenation, genealogy, schedule, sigma_max, sigma_min, particles_per_draw: See
+            `ParticleSampler`.
 
     Raises:
         ValueError: If an argument is out of range or unknown, or ``denoised`` is asked for along with corrections.
@@ -89,9 +89,6 @@ class AFDPS(GuidedParticles):
     @property
     def _corrections(self) -> int:
         return int(self.variant == "ode") if self.corrections is None else self.corrections
-
-    def _per_draw(self, problem: Problem) -> int:
-        return self.particles_per_draw or (1 if problem.likelihood.model.linear else 2)
 
     def _guide(self, problem: Problem) -> Guide:
         like = problem.likelihood

@@ -44,8 +44,9 @@ class ParticleSampler(Sampler):
         resampling: "systematic", "stratified" or "multinomial".
         rejuvenation: Moves after each resampling that leave the present target as it is and tell copies apart.
         genealogy: Whether every resampling's parents are kept in the state.
-        particles_per_draw: How many particles a run has for each draw that it returns; where None, 1. All of them pass
-            through every step, and in the end one of each few neighbours is kept, with the weight of all (`thin`).
+        particles_per_draw: How many particles a run has for each draw that it returns; where None, 1, and 2 for operators
+            that are not linear, of which samplers have a rougher guess. All of them pass through every step, and in the end
+            one of each few neighbours is kept, with the weight of all (`thin`).
         schedule: How the noise levels are spaced; where None, equally in log sigma, and for operators that are not
             linear by `Karras` with rho = 3, whose steps are short where the data choose among modes.
         sigma_max: First noise level (standardised units). Where None, 4 standard deviations of the widest
@@ -119,7 +120,7 @@ class ParticleSampler(Sampler):
 
     def _per_draw(self, problem: Problem) -> int:
         """`particles_per_draw` of this problem."""
-        return self.particles_per_draw or 1
+        return self.particles_per_draw or (1 if problem.likelihood.model.linear else 2)
 
     def _crowd(self, problem: Problem, noise: PopulationNoise) -> PopulationNoise:
         times = self._per_draw(problem)

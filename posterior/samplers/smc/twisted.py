@@ -42,10 +42,8 @@ class TDS(ParticleSampler):
             more.
         rejuvenation: Moves after each resampling that tell copies apart (see `rejuvenation`), for up to two
             network calls and the vector-Jacobian products of a step each.
-        particles_per_draw: See `ParticleSampler`; where None, 1, and 2 for operators that are not linear, whose twist is
-            rougher.
-        ess_threshold, resampling, genealogy, schedule, sigma_max, sigma_min: See `ParticleSampler`. From
-            sigma_min x0 = D, and the last weight is p(y | x0): for data more precise than A x is at this
+        ess_threshold, resampling, genealogy, schedule, sigma_max, sigma_min, particles_per_draw: See
+            `ParticleSampler`. From sigma_min x0 = D, and the last weight is p(y | x0): for data more precise than A x is at this
             level, particles last only if it is lowered below their noise.
 
     Raises:
@@ -91,9 +89,6 @@ class TDS(ParticleSampler):
         carried = twist.evaluate(problem, x, sigma)
         kept = metropolis((state.x, *state.carried), (x, *carried), carried[1] - state.carried[1], noise)
         return replace(state, x=kept[0], carried=kept[1:])
-
-    def _per_draw(self, problem: Problem) -> int:
-        return self.particles_per_draw or (1 if problem.likelihood.model.linear else 2)
 
     def _twist(self, problem: Problem) -> Twist:
         kind = self.twist
