@@ -43,8 +43,8 @@ class TDS(ParticleSampler):
         rejuvenation: Moves after each resampling that tell copies apart (see `rejuvenation`), for up to two
             network calls and the vector-Jacobian products of a step each.
         ess_threshold, resampling, genealogy, schedule, sigma_max, sigma_min, particles_per_draw: See
-            `ParticleSampler`. From sigma_min x0 = D, and the last weight is p(y | x0): for data more precise than A x is at this
-            level, particles last only if it is lowered below their noise.
+            `ParticleSampler`. From sigma_min x0 = D, and the last weight is p(y | x0): for data more precise than A x
+            is at this level, particles last only if it is lowered below their noise.
 
     Raises:
         ValueError: If an argument is out of range or unknown, or the data are too many for the twist.
