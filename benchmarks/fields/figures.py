@@ -11,11 +11,14 @@ from benchmarks.fields.maps import Maps, read_maps
 from benchmarks.fields.methods import OURS, PEERS
 from benchmarks.harness.markdown import groups, mean
 from benchmarks.harness.table import Row
+from posterior.figures.fields import Plane, plane
 from posterior.figures.style import BLUE, CYCLE, FIELD, GREEN, MAGNITUDE, ORANGE, SPREAD, Scale, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from posterior.priors.labels import Labels
 
 COLUMNS = 6
 MARKERS = "osD^v<>PX*"
@@ -70,11 +73,17 @@ def _colour(method: str, i: int) -> str:
     return ORANGE if method.startswith("deepinv") else CYCLE[3 + i % 3]
 
 
-def panels(folder: Path, units: str) -> Figure | None:
+def panels(folder: Path, units: str, labels: Labels | None = None) -> Figure | None:
     """The truth and the point estimates of one problem, then the mean of every method that draws, its standard deviation below.
 
     All images share one scale, and all standard deviations another.
+
+    Args:
+        folder: Of the maps.
+        units: Of the images.
+        labels: Coordinates, which say what belongs on top; rows as they are where None.
     """
+    where = Plane(("", "")) if labels is None else plane(labels)
     found = {path.stem: read_maps(path) for path in sorted(folder.glob("*.npz"))}
     truth = found.pop("truth", None)
     if not found:
@@ -100,9 +109,9 @@ def panels(folder: Path, units: str) -> Figure | None:
     row = 0
     for block, double in blocks:
         for column, (name, maps) in enumerate(block):
-            pictures[0] = _image(axes[row, column], maps.image, scales[0], name.replace(" (default)", ""))
+            pictures[0] = _image(axes[row, column], where.upright(maps.image), scales[0], name.replace(" (default)", ""))
             if double and maps.std is not None:
-                pictures[1] = _image(axes[row + 1, column], maps.std, scales[1], "")
+                pictures[1] = _image(axes[row + 1, column], where.upright(maps.std), scales[1], "")
         row += 1 + double
     for picture, scale, what in zip(pictures, scales, ("reconstruction", "standard deviation"), strict=True):
         if picture is not None:

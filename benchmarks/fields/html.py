@@ -13,6 +13,7 @@ from benchmarks.fields.benchmark import BENCHMARKS
 from benchmarks.fields.figures import accuracy, panels
 from benchmarks.fields.maps import maps_path
 from benchmarks.harness.table import Row
+from posterior import load_prior
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,11 +60,12 @@ def _figures(heading: str, rows: dict[str, list[Row]], maps: Path | None) -> str
     name = name.lower()
     if name not in rows or kind not in BENCHMARKS[name].suite.cells:
         return ""
-    units = BENCHMARKS[name].suite.units[kind]
+    suite = BENCHMARKS[name].suite
+    units = suite.units[kind]
     drawn = [("Accuracy against time", accuracy([r for r in rows[name] if r["cell"] == kind], units))]
     if maps is not None:
-        folder = maps_path(maps, name, kind)
-        drawn.append(("Reconstructions of one problem and their standard deviations", panels(folder, units)))
+        shown = panels(maps_path(maps, name, kind), units, load_prior(suite.priors[kind]).labels)
+        drawn.append(("Reconstructions of one problem and their standard deviations", shown))
     return "\n".join(
         f'<figure><img alt="{title}" src="{_png(f)}"><figcaption>{title}</figcaption></figure>' for title, f in drawn if f
     )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.colorbar import Colorbar
 
     from posterior.draws import Draws
+    from posterior.priors.labels import Labels
 
 _NAMES = {"latitude": ("lat", "latitude", "degrees_north"), "longitude": ("lon", "longitude", "degrees_east")}
 
@@ -61,6 +62,29 @@ class Plane:
             return 1.0
         return abs(float(x.values[-1] - x.values[0])) / abs(float(y.values[-1] - y.values[0]))
 
+    @property
+    def turned(self) -> tuple[bool, bool]:
+        """Whether the last row of an image belongs on top, and whether its last column belongs on the left."""
+        if not self.to_scale:
+            return False, False
+        y, x = (self.coords[dim].values for dim in self.dims)
+        return self.points_up == bool(y[0] < y[-1]), bool(x[0] > x[-1])
+
+    @property
+    def points_up(self) -> bool:
+        """Whether larger values of the vertical coordinate are drawn higher."""
+        dim = self.dims[0]
+        coordinate = self.coords[dim]
+        if coordinate.attrs.get("positive") == "up" or _is("latitude", dim, coordinate):
+            return True
+        # A coordinate that falls from the first row on has that row on top by itself.
+        return bool(coordinate.values[0] > coordinate.values[-1]) and coordinate.attrs.get("positive") != "down"
+
+    def upright(self, values: np.ndarray) -> np.ndarray:
+        """Values (rows, columns) with the row on top, and the column on the left, that belong there."""
+        rows, columns = self.turned
+        return values[:: -1 if rows else 1, :: -1 if columns else 1]
+
     def shape_on_paper(self, shape: tuple[int, int]) -> float:
         """Height over width of an image of a shape (rows, columns)."""
         if not self.to_scale:
@@ -71,10 +95,10 @@ class Plane:
         return self.aspect * spans[0] / spans[1]
 
 
-def plane(draws: Draws) -> Plane:
-    """The last two axes of draws, for events of two axes or more."""
-    y, x = draws.dims[-2:]
-    return Plane((y, x), {dim: draws.coords[dim] for dim in (y, x) if dim in draws.coords})
+def plane(labelled: Draws | Labels) -> Plane:
+    """The last two axes of draws, or of what a prior's labels name, for events of two axes or more."""
+    y, x = labelled.dims[-2:]
+    return Plane((y, x), {dim: labelled.coords[dim] for dim in (y, x) if dim in labelled.coords})
 
 
 def image(
@@ -104,7 +128,7 @@ def image(
         y, x = (where.coords[dim].values for dim in where.dims)
         drawn = ax.pcolormesh(x, y, values, shading="nearest", rasterized=True, **scale.style)
         ax.set_aspect(where.aspect)
-        if not points_up(where, y) and not ax.yaxis_inverted():
+        if not where.points_up and not ax.yaxis_inverted():
             ax.invert_yaxis()
         if where.geographic:
             _coastlines(ax, x, y)
@@ -163,15 +187,6 @@ def _label(ax: Axes, where: Plane) -> None:
 def _degrees(value: float, sides: str) -> str:
     side = "" if value == 0 else sides[0] if value > 0 else sides[1]
     return f"{abs(value):g}°{side}"
-
-
-def points_up(where: Plane, y: np.ndarray) -> bool:
-    """Whether larger values of the vertical coordinate ``y`` are drawn higher."""
-    coordinate = where.coords[where.dims[0]]
-    if coordinate.attrs.get("positive") == "up" or _is("latitude", where.dims[0], coordinate):
-        return True
-    # A coordinate that falls from the first row on has that row on top by itself.
-    return bool(y[0] > y[-1]) and coordinate.attrs.get("positive") != "down"
 
 
 def _is(what: str, dim: str, coordinate: Any) -> bool:

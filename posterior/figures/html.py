@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from posterior.draws import Draws
-from posterior.figures.fields import Plane, array, plane, points_up
+from posterior.figures.fields import Plane, array, plane
 from posterior.figures.style import FIELD, MAGNITUDE, Scale, sequential, unit
 
 if TYPE_CHECKING:
@@ -110,21 +110,12 @@ def png(values: np.ndarray, scale: Scale, where: Plane | None = None) -> str:
 
     step = max(1, -(-max(values.shape) // _LONGEST))
     values = values[::step, ::step]
-    rows, columns = turned(where)
-    values = values[:: -1 if rows else 1, :: -1 if columns else 1]
+    values = values if where is None else where.upright(values)
     style = scale.style
     rgba = style["cmap"](style["norm"](np.ma.masked_invalid(values)))
     file = io.BytesIO()
     matplotlib.image.imsave(file, rgba, format="png")
     return uri(file.getvalue())
-
-
-def turned(where: Plane | None) -> tuple[bool, bool]:
-    """Whether the last row of an image belongs on top, and whether its last column belongs on the left."""
-    if where is None or not where.to_scale:
-        return False, False
-    y, x = (where.coords[dim].values for dim in where.dims)
-    return points_up(where, y) == bool(y[0] < y[-1]), bool(x[0] > x[-1])
 
 
 def _png_of_line(draws: Draws) -> str:

@@ -133,6 +133,7 @@ def figure(found: Comparison, *, gamma: float = 1.0) -> Figure:
     """
     from matplotlib.colors import PowerNorm
 
+    from posterior.figures.fields import plane
     from posterior.figures.style import FIELD, SPREAD, new_figure, unit
 
     mean, truth = _image(found.draws.samples.mean(0)), _image(found.truth)
@@ -150,10 +151,10 @@ def figure(found: Comparison, *, gamma: float = 1.0) -> Figure:
         ax.set_axis_off()
     panels = [*((*p, FIELD, PowerNorm(gamma, low, high)) for p in fields.items())]
     panels += [*((*p, SPREAD, PowerNorm(1.0, 0.0, top)) for p in spreads.items())]
-    origin = "lower" if _points_up(found.draws) else "upper"
+    where = plane(found.draws)
     for ax, (title, values, colours, norm) in zip(axes, panels, strict=False):
         shown = ax.imshow(
-            values.numpy(), cmap=colours, norm=norm, origin=origin, extent=(0, width, 0, height), interpolation="nearest"
+            where.upright(values.numpy()), cmap=colours, norm=norm, extent=(0, width, 0, height), interpolation="nearest"
         )
         ax.set_title(title, fontsize=10)
         ax.set_xticks([])
@@ -171,14 +172,6 @@ def figure(found: Comparison, *, gamma: float = 1.0) -> Figure:
 
 def _image(value: Tensor) -> Tensor:
     return value.reshape(value.shape[-2:])
-
-
-def _points_up(draws: Draws) -> bool:
-    """Whether the first row belongs at the bottom: latitudes that rise."""
-    if draws.dims[-2] not in draws.coords or draws.dims[-2] not in ("lat", "latitude"):
-        return False
-    values = draws.coords[draws.dims[-2]].values
-    return bool(values[-1] > values[0])
 
 
 def _coverage(ensemble: Tensor, truth: Tensor) -> float:

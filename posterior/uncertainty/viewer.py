@@ -13,7 +13,7 @@ from torch import Tensor
 
 from posterior.draws import Draws
 from posterior.figures.fields import array, plane, unit_of
-from posterior.figures.html import embedded, png, turned
+from posterior.figures.html import embedded, png
 from posterior.figures.style import BLUE, FIELD, MAGNITUDE, ORANGE, Scale, diverging, new_figure, sequential, unit
 from posterior.quantiles import weibull_quantiles
 
@@ -98,7 +98,7 @@ class Viewer:
     def pixel(self) -> tuple[int, int]:
         """Row and column of the probed pixel in the arrays of the draws."""
         (row, column), (rows, columns) = self.picture.probe, self._shape
-        last_row, last_column = turned(self._where)
+        last_row, last_column = self._where.turned
         return (rows - 1 - row if last_row else row), (columns - 1 - column if last_column else column)
 
     def _index(self) -> tuple[int, ...]:

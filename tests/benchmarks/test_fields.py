@@ -15,6 +15,7 @@ from benchmarks.fields.brains import brain_crop
 from benchmarks.fields.cases import Case
 from benchmarks.fields.classical.gaussian import exact_gaussian
 from benchmarks.fields.compare import at_equal_calls, claim_lines, lead, mri_claim, score_of, within_calls
+from benchmarks.fields.figures import panels
 from benchmarks.fields.gridded import held_out
 from benchmarks.fields.html import html_page
 from benchmarks.fields.maps import FOLDER, maps_path, read_maps
@@ -43,6 +44,7 @@ from benchmarks.peers.common import peer_problem
 from benchmarks.peers.deepinv import decomposed
 from benchmarks.registry import BENCHMARKS as EVERY, DOCS, FIELDS_RESULTS, MAPS
 from operators import Inpainting
+from posterior.priors.labels import Labels
 from posterior.recipes.training.data import Fields
 
 SIDE = 12
@@ -340,6 +342,14 @@ class TestRun:
         step = float(case.truth.max() - case.truth.min()) / 254
         assert abs(truth.image - case.truth[0].numpy()).max() <= step and truth.std is None
         assert abs(ours.std - exact.sample(20, seed=0).std(0)[0].numpy()).max() < 0.02
+        h, w = truth.image.shape
+        for south_first in (True, False):
+            latitude = np.linspace(0, 1, h)[:: 1 if south_first else -1]
+            labels = Labels("t", ("latitude", "longitude"), {"latitude": latitude, "longitude": np.arange(w)})
+            figure = panels(path, "1", labels)
+            assert figure is not None
+            shown = next(ax for ax in figure.axes if ax.get_title() == "truth").images[0].get_array()
+            np.testing.assert_array_equal(shown, truth.image[:: -1 if south_first else 1])
 
 
 def test_the_page_is_what_the_results_say():

@@ -1,14 +1,18 @@
 """The check of priors on exact ones, and on priors each wrong in one known way."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 import posterior
 from posterior.priors.analytic import GaussianPrior
+from posterior.priors.labels import Labels
 from posterior.uncertainty import check_prior, compare_fields, denoising_error, jacobian_check, memorisation
 from posterior.uncertainty.prior_check import Grade
+from posterior.uncertainty.prior_check.figures import fields_figure
 from posterior.uncertainty.prior_check.statistics import leading_eofs
 
 SHAPE = (1, 10, 12)
@@ -55,6 +59,13 @@ def exact():
 
 
 class TestExactPrior:
+    def test_pictures_have_north_on_top(self, exact):
+        height, width = SHAPE[-2:]
+        coords = {"lat": np.arange(height), "lon": np.arange(width)}
+        labels = Labels("t", ("channel", "lat", "lon"), coords)
+        plain, mapped = (fields_figure(replace(exact, labels=x)).axes[0].images[0].get_array() for x in (None, labels))
+        np.testing.assert_array_equal(mapped, plain[::-1])
+
     def test_every_verdict_passes(self, exact):
         assert [str(v) for v in exact.verdicts if v.grade != Grade.good] == []
         assert exact.grade == Grade.good

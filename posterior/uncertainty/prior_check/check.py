@@ -17,6 +17,7 @@ from torch import Tensor
 
 from posterior.priors.base import Prior
 from posterior.priors.empirical import EmpiricalPrior
+from posterior.priors.labels import Labels
 from posterior.priors.mixture import LARGEST_REFERENCE
 from posterior.priors.reference import Reference
 from posterior.uncertainty.prior_check.denoising import DenoisingError, denoising_error
@@ -46,6 +47,7 @@ class PriorCheck:
         memorisation: Nearest neighbours; None without training fields.
         jacobian: Symmetry and consistency of dD/dx.
         examples: Some draws and some held-out fields, (2, k, *event), standardised units.
+        labels: The prior's names and coordinates, for the pictures; None where it has none.
         seconds: How long it took.
     """
 
@@ -57,6 +59,7 @@ class PriorCheck:
     memorisation: Memorisation | None
     jacobian: JacobianCheck
     examples: Tensor
+    labels: Labels | None
     seconds: float
 
     @property
@@ -211,6 +214,7 @@ def check_prior(
         memorisation=copies,
         jacobian=jacobian,
         examples=torch.stack([s[: min(map(len, some))] for s in some]),
+        labels=prior.labels,
         seconds=time.monotonic() - began,
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posterior.figures.fields import Plane, plane
 from posterior.uncertainty.prior_check.verdicts import JUDGED
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def fields_figure(check: PriorCheck) -> Figure:
     std = [torch.full(check.statistics.mean_draws.shape, torch.nan, dtype=torch.float64) for _ in range(2)]
     there = check.statistics.moving
     std[0][there], std[1][there] = check.statistics.std.draws, check.statistics.std.held_out
+    where = Plane(("", "")) if check.labels is None else plane(check.labels)
     count = len(draws)
     aspect = draws.shape[-2] / draws.shape[-1]
     figure = Figure(figsize=(2.4 * (count + 1) + 1.2, 2 * (2.4 * aspect + 0.5)), layout="constrained")
@@ -61,9 +63,9 @@ def fields_figure(check: PriorCheck) -> Figure:
     top = float(torch.nan_to_num(torch.stack([_plane(s) for s in std])).max())
     for row, (what, fields) in enumerate((("draw", draws), ("held-out", held))):
         for k in range(count):
-            shown = axes[row, k].imshow(fields[k].numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+            shown = axes[row, k].imshow(where.upright(fields[k].numpy()), cmap="RdBu_r", vmin=-limit, vmax=limit)
             axes[row, k].set_title(f"{what} {k + 1}", fontsize=9)
-        spread = axes[row, count].imshow(_plane(std[row]).numpy(), cmap="viridis", vmin=0, vmax=top)
+        spread = axes[row, count].imshow(where.upright(_plane(std[row]).numpy()), cmap="viridis", vmin=0, vmax=top)
         axes[row, count].set_title(
             f"standard deviation, {what}s" if what == "draw" else "standard deviation, held-out", fontsize=9
         )
