@@ -149,7 +149,7 @@ def main() -> None:
     reference = RadialReference(frequencies, power)
     sigma_range = (settings["sigma_min"], settings["sigma_max"])
     prior = brain_prior(reference, SCALE, sigma_range, settings["seed"])
-    state = torch.load(args.run / "checkpoint.pt", weights_only=True)
+    state = torch.load(args.run / "checkpoint.pt", weights_only=True, map_location="cpu")
     # What ships is half precision, so that is what is measured.
     prior.network.load_state_dict({k: v.half().float() for k, v in state["average"].items()})
     prior.network.requires_grad_(False)

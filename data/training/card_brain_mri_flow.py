@@ -37,7 +37,7 @@ def main() -> None:
     assert isinstance(teacher, NetworkPrior)
     assert isinstance(teacher.reference, RadialReference)
     prior = flow_prior(teacher, settings["seed"])
-    state = torch.load(args.run / "checkpoint.pt", weights_only=True)
+    state = torch.load(args.run / "checkpoint.pt", weights_only=True, map_location="cpu")
     prior.network.load_state_dict({k: v.half().float() for k, v in state["average"].items()})
     prior.network.requires_grad_(False).eval()
     plain = RadialReference(teacher.reference.frequencies, teacher.reference.power)

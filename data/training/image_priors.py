@@ -1,19 +1,60 @@
-"""What the image priors share: the untrained network, and the verdicts of a check on the card."""
+"""What the image priors share: the untrained network, batches made ahead, and the verdicts of a check on the card."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from posterior.priors.base import Affine
 from posterior.priors.network import NetworkPrior, unet_multiple
 from posterior.priors.parameterisations import GaussianResidual
 from posterior.priors.reference import RadialReference
+from posterior.priors.training import Batches
 from posterior.uncertainty import PriorCheck
 
 FOLDER = Path(__file__).parent.parent / "priors"
+
+
+class _Steps(Dataset[Tensor]):
+    def __init__(self, batches: Batches, steps: range) -> None:
+        self.batches, self.steps = batches, steps
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.batches(self.steps[index])
+
+
+class Ahead:
+    """Batches that other processes make before a step asks for them: the same ones, whatever their number.
+
+    Args:
+        batches: ``batches(step)``.
+        steps: Steps in all.
+        workers: Processes; 0 to make each batch when it is asked for.
+    """
+
+    def __init__(self, batches: Batches, steps: int, workers: int) -> None:
+        self.batches, self.steps, self.workers = batches, steps, workers
+        self._made: Iterator[Tensor] | None = None
+
+    def __call__(self, step: int) -> Tensor:
+        """The batch of a step; steps are asked for in their order, from the first of a run or of its continuation."""
+        if not self.workers:
+            return self.batches(step)
+        if self._made is None:
+            rest = _Steps(self.batches, range(step, self.steps))
+            made = DataLoader(
+                rest, batch_size=None, num_workers=self.workers, prefetch_factor=4, generator=torch.Generator().manual_seed(0)
+            )
+            self._made = iter(made)
+        return next(self._made)
 
 
 def residual_prior(

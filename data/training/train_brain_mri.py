@@ -1,6 +1,6 @@
 """Train `brain-mri`: ``python data/training/train_brain_mri.py --out runs/brain-mri``; run again to resume.
 
-``--start`` goes on from the averaged weights of another run, on the reference Gaussian of that run.
+``--start`` goes on from the averaged weights of another run, or from a finished prior, on the reference Gaussian of that.
 
 Training reads icbm152, one clinical T1 head and one three-contrast subject; colin27 is held out entirely and gives the
 error spectrum and the curves on the card.
@@ -9,15 +9,15 @@ error spectrum and the curves on the card.
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from brain_images import BrainImages
-from image_priors import residual_prior
+from image_priors import Ahead, residual_prior
 
+import posterior
 from posterior.priors.network import NetworkPrior
 from posterior.priors.reference import RadialReference, radial_spectrum
 from posterior.priors.training import TrainingSettings, train
@@ -37,6 +37,18 @@ def brain_prior(reference: RadialReference, scale: float, sigma_range: tuple[flo
     return residual_prior("brain-mri", reference, scale, sigma_range, channels=2, blocks=BLOCKS, layers=2, seed=seed)
 
 
+def started(name: str) -> tuple[dict[str, torch.Tensor], RadialReference]:
+    """Averaged weights and reference Gaussian of a run, or of a prior."""
+    run = Path(name)
+    if (run / "checkpoint.pt").exists():
+        state = torch.load(run / "checkpoint.pt", weights_only=True, map_location="cpu")
+        return state["average"], RadialReference(*torch.load(run / "reference.pt", weights_only=True))
+    prior = posterior.load_prior(name)
+    assert isinstance(prior, NetworkPrior)
+    assert isinstance(prior.reference, RadialReference)
+    return prior.network.state_dict(), RadialReference(prior.reference.frequencies, prior.reference.power)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -46,25 +58,26 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--smooth", action="store_true", help="no native planes and no sharpening")
-    parser.add_argument("--start", type=Path, help="folder of a finished run to go on from")
+    parser.add_argument("--start", help="what to go on from: folder of a finished run, or a prior")
+    parser.add_argument("--batch", type=int, default=1, help="times the batches that one core is given")
+    parser.add_argument("--workers", type=int, default=0, help="processes that simulate images")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     scale = 0.25  # about the root-mean-square of real and imaginary parts inside a head
     cache = args.out / "reference.pt"
-    if args.start is not None and not cache.exists():
-        shutil.copy(args.start / "reference.pt", cache)
+    start = None if args.start is None else started(args.start)
     if cache.exists():
-        frequencies, power = torch.load(cache, weights_only=True)
-        reference = RadialReference(frequencies, power)
+        reference = RadialReference(*torch.load(cache, weights_only=True))
     else:
-        reference = brain_reference(args.seed + 1, 300, scale, not args.smooth)
+        reference = brain_reference(args.seed + 1, 300, scale, not args.smooth) if start is None else start[1]
         torch.save((reference.frequencies, reference.power), cache)
     settings = TrainingSettings(steps=args.steps, learning_rate=args.learning_rate, seed=args.seed)
     prior = brain_prior(reference, scale, (settings.sigma_min, settings.sigma_max), args.seed)
-    if args.start is not None:
-        prior.network.load_state_dict(torch.load(args.start / "checkpoint.pt", weights_only=True)["average"])
-    data = BrainImages(args.seed, SIZES, not args.smooth)
+    if start is not None:
+        prior.network.load_state_dict(start[0])
+    sizes = tuple((side, args.batch * count, chance) for side, count, chance in SIZES)
+    data = BrainImages(args.seed, sizes, not args.smooth)
     recent: list[float] = []
     began = time.monotonic()
     first: list[int] = []
@@ -77,7 +90,7 @@ def main() -> None:
             left = pace * (settings.steps - step - 1) / 60
             print(f"step {step + 1}/{settings.steps} loss {np.mean(recent[-200:]):.4f} {left:.0f} min left", flush=True)  # noqa: T201
 
-    train(prior, lambda step: data(step) / scale, settings, args.out, progress)
+    train(prior, Ahead(lambda step: data(step) / scale, args.steps, args.workers), settings, args.out, progress)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -22,14 +23,13 @@ import torch
 from brain_images import BrainImages
 from image_priors import FOLDER, residual_prior
 from torch import Tensor
-from train_galaxies import MEASURED, SCALE, turned
+from train_galaxies import MEASURED, simulated, turned
 
 import posterior
 from posterior.priors.coarse import CoarseDenoiser
 from posterior.priors.network import NetworkPrior
 from posterior.priors.reference import EOFReference, RadialReference
 from posterior.priors.training import TrainingSettings, train
-from posterior.recipes.deblur.galaxies import galaxy_field
 
 BLOCKS = (32, 48, 64)
 RANK = 150
@@ -83,8 +83,7 @@ def turned_brains(images: Tensor, g: torch.Generator) -> Tensor:
 def galaxies(count: int, side: int, seed: int, held_out: bool = False) -> Tensor:
     """Fields of even numbers, as in training; held-out ones are odd and follow those that gave the error spectrum."""
     first = 100_000 * seed + MEASURED
-    numbers = range(2 * first + held_out, 2 * (first + count), 2)
-    return torch.stack([galaxy_field((side, side), i) for i in numbers])[:, None] / SCALE
+    return simulated(range(2 * first + held_out, 2 * (first + count), 2), side, len(os.sched_getaffinity(0)))
 
 
 TASKS = {
@@ -194,6 +193,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--images", type=int, default=1, help="times the images that one core is given")
+    parser.add_argument("--batch", type=int, default=1, help="times the batches that one core is given")
     parser.add_argument("--start", type=Path, help="folder of a finished run to go on from")
     parser.add_argument("--lowest", type=float, help="least noise level of the training, where not that of the prior's task")
     parser.add_argument(
@@ -221,10 +222,12 @@ def main() -> None:
     )
     kept = (args.start or args.run) / "images.pt"
     if args.start is not None:
-        coarse.prior.network.load_state_dict(torch.load(args.start / "checkpoint.pt", weights_only=True)["average"])
+        state = torch.load(args.start / "checkpoint.pt", weights_only=True, map_location="cpu")
+        coarse.prior.network.load_state_dict(state["average"])
     if not kept.exists():
         pools = {
-            side: torch.cat([coarse.restrict(x) for x in task.make(count, side, args.seed + 2).split(200)]) / task.factor
+            side: torch.cat([coarse.restrict(x) for x in task.make(args.images * count, side, args.seed + 2).split(200)])
+            / task.factor
             for side, count, *_ in task.sizes
         }
         torch.save(pools, kept)
@@ -236,7 +239,7 @@ def main() -> None:
         g = torch.Generator().manual_seed(7_000_003 * (args.seed + 1) + step)
         side, _, batch, _ = task.sizes[int(torch.multinomial(chances, 1, generator=g))]
         pool = images[side]
-        return task.turn(pool[torch.randint(len(pool), (batch,), generator=g)], g)
+        return task.turn(pool[torch.randint(len(pool), (args.batch * batch,), generator=g)], g)
 
     def progress(step: int, loss: float) -> None:
         recent.append(loss)
@@ -249,7 +252,7 @@ def main() -> None:
         whole = images[task.sizes[-1][0]][:2000]
         both = torch.cat([whole, task.turn(whole, torch.Generator().manual_seed(args.seed))])
         start = EOFReference.fit(both, RANK)
-    network = train(coarse.prior, batches, settings, args.run, progress).network
+    network = train(coarse.prior, batches, settings, args.run, progress).network.to("cpu")
     # What ships is half precision, so that is what is measured.
     network.load_state_dict({k: v.half().float() for k, v in network.state_dict().items()})
     if args.begin is not None:

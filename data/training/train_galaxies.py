@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from image_priors import residual_prior
+from image_priors import Ahead, residual_prior
 from torch import Tensor
 
 from posterior.priors.loading import save_prior
@@ -39,10 +41,14 @@ CARD = {
 }
 
 
-def fields(count: int, odd: bool) -> Tensor:
-    """Standardised simulated fields (count, 1, SIZE, SIZE)."""
-    with ProcessPoolExecutor(1) as pool:
-        made = list(pool.map(partial(galaxy_field, (SIZE, SIZE)), range(odd, 2 * count, 2), chunksize=64))
+def simulated(numbers: range, side: int = SIZE, workers: int = 1) -> Tensor:
+    """Standardised simulated fields (N, 1, side, side) of these numbers."""
+    make = partial(galaxy_field, (side, side))
+    if workers > 1:
+        with ProcessPoolExecutor(workers) as pool:
+            made = list(pool.map(make, numbers, chunksize=16))
+    else:
+        made = list(map(make, numbers))
     return torch.stack(made)[:, None] / SCALE
 
 
@@ -81,7 +87,7 @@ def page(card: dict) -> str:
     lines = ["# galaxies", "", f"A prior of {card['summary']}. Scaling: {card['scaling']}. Licence: {card['licence']}.", ""]
     lines += ["## Data", "", *(f"- {d}" for d in card["data"]), f"- held out: {card['held_out']}", ""]
     lines += [f"Limits: {card['limits']}.", "", "## Training", ""]
-    lines += [f"{card['parameters']} parameters, half precision; {card['minutes']} minutes on one shared core.", ""]
+    lines += [f"{card['parameters']} parameters, half precision; {card['minutes']} minutes on {card['machine']}.", ""]
     lines += ["```", card["command"], "```", ""]
     lines += ["Denoising error on held-out fields, root-mean-square, standardised units:", ""]
     lines += ["| sigma | network | optimal Gaussian |", "|---|---|---|"]
@@ -95,37 +101,41 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "priors" / "galaxies")
     parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--fields", type=int, default=1500)
+    parser.add_argument("--fields", type=int, default=1500, help="for the reference Gaussian; each batch is of new ones")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--ema", type=float, default=0.995)
+    parser.add_argument("--workers", type=int, default=0, help="processes that simulate fields")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.run.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    pool = fields(args.fields, odd=False)
-    reference = RadialReference(*radial_spectrum(pool))
-    settings = TrainingSettings(args.steps, args.learning_rate, ema=0.995, checkpoint_every=400)
+    reference = RadialReference(*radial_spectrum(simulated(range(0, 2 * args.fields, 2), workers=args.workers)))
+    settings = TrainingSettings(args.steps, args.learning_rate, ema=args.ema, checkpoint_every=400)
     prior = galaxies_prior(reference, (settings.sigma_min, settings.sigma_max), settings.seed)
     recent: list[float] = []
 
     def batches(step: int) -> Tensor:
-        g = torch.Generator().manual_seed(7_000_003 + step)
-        return turned(pool[torch.randint(len(pool), (args.batch,), generator=g)], g)
+        first = args.fields + step * args.batch
+        return turned(simulated(range(2 * first, 2 * (first + args.batch), 2)), torch.Generator().manual_seed(step))
 
     def progress(step: int, loss: float) -> None:
         recent.append(loss)
         if (step + 1) % 100 == 0:
             print(f"step {step + 1} loss {np.mean(recent[-100:]):.4f} {(time.monotonic() - began) / 60:.1f} min", flush=True)
 
-    train(prior, batches, settings, args.run, progress)
+    train(prior, Ahead(batches, args.steps, args.workers), settings, args.run, progress)
     minutes = round((time.monotonic() - began) / 60, 1)
+    device = next(prior.network.parameters()).device
+    prior.network.to("cpu")
     # What ships is half precision, so that is what is measured.
     prior.network.load_state_dict({k: v.half().float() for k, v in prior.network.state_dict().items()})
-    errors, curves = measure(prior, fields(MEASURED, odd=True))
+    errors, curves = measure(prior, simulated(range(1, 2 * MEASURED, 2)))
     prior.reference = RadialReference(reference.frequencies, reference.power, torch.from_numpy(SIGMAS), errors)
     prior.card = CARD | {
-        "command": f"python data/training/train_galaxies.py --run runs/galaxies --steps {args.steps} --batch {args.batch}",
+        "command": shlex.join(["python", "data/training/train_galaxies.py", *sys.argv[1:]]),
         "minutes": minutes,
+        "machine": "one shared core" if device.type == "cpu" else torch.cuda.get_device_name(device),
         "steps": args.steps,
         "parameters": sum(p.numel() for p in prior.network.parameters()),
         "held_out_rmse": curves,
