@@ -31,11 +31,16 @@ def main() -> None:
     name = parser.parse_args().prior
     config = read_config(DATA / "training" / f"{name}.toml")
     fields = load_fields(config.data)
-    data = standardise(fields, config.mean.yearly, config.mean.daily)
+    data = standardise(fields, config.mean)
     mask = None if fields.labels is None else fields.labels.mask
     known = config.reference
     whole = EOFReference.fit(
-        data.train, mask=mask, shrinkage=known.shrinkage, localisation=known.localisation, hybrid=known.hybrid
+        data.train,
+        mask=mask,
+        shrinkage=known.shrinkage,
+        localisation=known.localisation,
+        hybrid=known.hybrid,
+        leading=known.leading,
     )
     prior = posterior.load_prior(name)
     found = denoising_error(prior, data.develop, {"all EOFs": whole}, torch.tensor(LEVELS, dtype=torch.float64))

@@ -220,6 +220,7 @@ class EOFReference(MeasuredReference):
         shrinkage: float = 0.0,
         localisation: float | None = None,
         hybrid: float = 0.0,
+        leading: int = 0,
     ) -> EOFReference:
         """The Gaussian of training fields.
 
@@ -234,13 +235,19 @@ class EOFReference(MeasuredReference):
                 grid points over the last two axes (Gaspari, Cohn 1999). Few fields make far points covary by chance.
             hybrid: Share h of S that is left as it is beside the localised T * S: (1 - h) T * S + h S. Waves as long as the
                 field keep their variance by it, and directions that few fields lack are filled by the other part.
+            leading: EOFs of S that are not localised, only what they leave of it: with their vectors V and variances L,
+                S = V L V^T + R becomes V L V^T + (1 - h) T * R + h R. For waves as long as the field, whose variance
+                localisation would hand to short ones. The variance of every point stays, and that along V is L or more.
 
         Raises:
-            ValueError: If ``hybrid`` is not in [0, 1), or given without ``localisation``.
+            ValueError: If ``hybrid`` is not in [0, 1), ``leading`` is not in [0, min(N, points)), or either is given without
+                ``localisation``.
 
         References:
             Gaspari, Cohn. Construction of correlation functions in two and three dimensions. 1999. Q. J. R. Meteorol. Soc.
                 125, 723 (equation 4.10).
+            Buehner. Evaluation of a spatial/spectral covariance localization approach for atmospheric data assimilation. 2012.
+                Mon. Weather Rev. 140, 617 (long waves are localised less than short ones).
             Hamill, Snyder. A hybrid ensemble Kalman filter-3D variational analysis scheme. 2000. Mon. Weather Rev. 128, 2905
                 (two covariances mixed).
             Halko, Martinsson, Tropp. Finding structure with randomness. 2011. arXiv:0909.4061 (leading eigenvectors).
@@ -252,15 +259,24 @@ class EOFReference(MeasuredReference):
         shape, data = tuple(fields.shape[1:]), fields.double().flatten(1)
         exists = torch.ones(data.shape[1], dtype=torch.bool) if mask is None else mask.flatten()
         points = int(exists.sum())
+        if not 0 <= leading < min(len(data), points) or (leading and localisation is None):
+            raise ValueError(
+                f"EOF reference: leading is {leading} for {len(data)} fields of {points} points; wanted fewer EOFs than there "
+                "are, and above 0 a localisation of the others"
+            )
         seen = data[:, exists]
         total = float(seen.square().sum()) / len(data)
-        if localisation is None:
+        found, values = seen.new_zeros(points, 0), seen.new_zeros(0)
+        if localisation is None or leading:
             # The singular vectors of the data are the eigenvectors of their covariance, also with fewer fields than points.
             _, values, vh = torch.linalg.svd(seen / len(data) ** 0.5, full_matrices=False)
             values, found = values.square(), vh.T
-        else:
-            taper = _taper(shape, localisation)[exists][:, exists].mul_(1 - hybrid).add_(hybrid)
-            values, found = _leading(taper.mul_(seen.T @ seen).div_(len(data)), rank or points)
+        if localisation is not None:
+            v = found[:, :leading]
+            left = seen - seen @ v @ v.T
+            cov = _taper(shape, localisation)[exists][:, exists].mul_(1 - hybrid).add_(hybrid).mul_(left.T @ left)
+            cov.div_(len(data)).add_((v * values[:leading]) @ v.T)
+            values, found = _leading(cov, rank or points)
         variances = (1 - shrinkage) * values + shrinkage * total / points
         k = min(rank or points, len(values), points)
         rest = (total - float(variances[:k].sum())) / (points - k) if k < points else 0.0

@@ -60,7 +60,7 @@ class TestGridded:
         if not available(config.data.registry):
             pytest.skip(f"dataset {config.data.registry} is not at hand")
         prior = posterior.load_prior(name)
-        data = standardise(load_fields(config.data), config.mean.yearly, config.mean.daily)
+        data = standardise(load_fields(config.data), config.mean)
         assert prior.affine.scale == pytest.approx(data.affine.scale, rel=1e-6)
         some = data.develop[:: len(data.develop) // 24]
         row = next(r for r in prior.card["held_out_rmse"] if r["sigma"] == 0.5)

@@ -114,6 +114,38 @@ class TestEOFReference:
         with pytest.raises(ValueError, match="a localisation beside it"):
             EOFReference.fit(fields, hybrid=0.3)
 
+    @pytest.mark.parametrize("mask", [None, MASK], ids=["all points", "mask"])
+    def test_leading_eofs_are_whole_and_only_the_others_localised(self, mask):
+        """A wave as long as the field, and noise: localised, the wave keeps a part of its variance; leading, all of it."""
+        there = torch.ones(SHAPE, dtype=torch.bool) if mask is None else mask
+        wave = there * torch.linspace(1, 2, 4, dtype=torch.float64)
+        fields = 3 * normal(50, 1, 1, 1, seed=7) * wave + there * normal(50, *SHAPE, seed=8)
+
+        def dense(some, leading=0):
+            cov = EOFReference.fit(some, mask=mask, localisation=3.0, hybrid=0.3, leading=leading).covariance(SHAPE)
+            return cov.apply(torch.eye(24, dtype=torch.float64).reshape(24, *SHAPE)).flatten(1)
+
+        flat = fields.flatten(1)
+        sample = flat.T @ flat / 50
+        values, vectors = (found.flip(-1) for found in torch.linalg.eigh(sample))
+        assert vectors[:, 0] @ dense(fields) @ vectors[:, 0] < 0.75 * values[0]
+        for k in (1, 4):
+            v = vectors[:, :k]
+            cov, whole = dense(fields, k), (v * values[:k]) @ v.T
+            others = dense((flat - flat @ v @ v.T).reshape(fields.shape))
+            torch.testing.assert_close(cov, whole + others, atol=1e-6, rtol=1e-6)
+            torch.testing.assert_close(cov.diagonal(), sample.diagonal(), atol=1e-6, rtol=1e-6)
+            assert torch.linalg.eigvalsh(v.T @ cov @ v - torch.diag(values[:k])).min() > -1e-6
+            assert torch.linalg.eigvalsh(cov).min() > -1e-6
+
+    @pytest.mark.parametrize("wrong", [-1, 9])
+    def test_leading_eofs_are_fewer_than_there_are_and_beside_a_localisation(self, wrong):
+        fields = draws_of_a_field(9)
+        with pytest.raises(ValueError, match=f"leading is {wrong} for 9 fields of 18 points; wanted fewer"):
+            EOFReference.fit(fields, mask=MASK, localisation=3.0, leading=wrong)
+        with pytest.raises(ValueError, match="above 0 a localisation of the others"):
+            EOFReference.fit(fields, leading=1)
+
     def test_is_for_one_shape(self):
         reference = EOFReference.fit(draws_of_a_field(), 3)
         with pytest.raises(ValueError, match=r"got shape \(2, 4, 3\), wanted \(2, 3, 4\)"):

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 import posterior
 from posterior.cli import app
+from posterior.priors.climatology import Climatology
 from posterior.priors.reference import EOFReference
 from posterior.recipes.training import dataset_of, read_config, train_prior
 from posterior.recipes.training.build import cross_fitted, standardise
-from posterior.recipes.training.config import DataConfig, dataset_entry
+from posterior.recipes.training.config import DataConfig, MeanConfig, dataset_entry
 from posterior.recipes.training.data import load_fields
 
 TEXT = """
@@ -83,6 +84,9 @@ class TestConfig:
             ("channels = [8, 8]", "channels = [8, 9]", "network.channels: 9 does not divide into 4 groups"),
             ("rank = 6", 'kind = "magic"', "reference.kind: 'magic'; wanted eof, radial or none"),
             ("rank = 6", 'kind = "none"', "'gaussian-residual' needs a reference"),
+            ("rank = 6", "leading = -1", "reference.leading: -1; wanted a number of EOFs"),
+            ("localisation = 4.0", "leading = 2", "reference.leading: 2; wanted a number of EOFs of a reference with a local"),
+            ("yearly = 1", "folds = 1", "mean.folds: 1; wanted 0, or 2 or more"),
             ('file = "waves.nc"', "", "wanted one of registry and file"),
             ('[["2001-01-01", "2001-02-20"]]', '[["2001-01-01"]]', r"data.train\[0\]: .*wanted a list of 2"),
             ("steps = 6", "steps = 6\nobjective = 'x'", "objective is 'x'"),
@@ -186,21 +190,42 @@ class TestPrior:
 
     def test_a_field_meets_the_gaussian_of_the_other_folds(self, tmp_path):
         """The residual that the network learns from is what the Gaussian of other weeks leaves of a field."""
-        config = read_config(config_of(tmp_path, ("rank = 6", "rank = 6\nfolds = 3")))
+        config = read_config(config_of(tmp_path, ("rank = 6", "rank = 6\nleading = 2\nfolds = 3")))
         fields = load_fields(config.data, tmp_path)
-        data = standardise(fields, 1, 0)
+        data = standardise(fields, config.mean)
         batches, met = cross_fitted(config, fields, data)
         weeks = data.train.tensor_split(3)
         for step in range(6):
             rows = [int((data.train == x).flatten(1).all(1).nonzero()[0]) for x in batches(step)]
             assert {r // 17 for r in rows} == {step % 3}
             others = torch.cat([w for k, w in enumerate(weeks) if k != step % 3])
-            wanted = EOFReference.fit(others, 6, mask=fields.labels.mask, localisation=4.0)
+            wanted = EOFReference.fit(others, 6, mask=fields.labels.mask, localisation=4.0, leading=2)
             torch.testing.assert_close(met(step).reference.variances, wanted.variances)
         trained = train_prior(config, tmp_path / "out", tmp_path / "run", folder=tmp_path)
         assert trained.parameterisation.reference.variances.equal(trained.reference.variances)  # the whole again
         with pytest.raises(ValueError, match="folds: 1; wanted 0, or 2 or more"):
             read_config(config_of(tmp_path, ("rank = 6", "folds = 1")))
+
+    @pytest.mark.parametrize("yearly", [0, 1])
+    def test_training_fields_may_be_deviations_from_the_mean_of_the_other_folds(self, tmp_path, yearly):
+        """Held-out fields are always deviations from the mean of all training fields, which is what the prior keeps."""
+        fields = load_fields(read_config(config_of(tmp_path)).data, tmp_path)
+        known, crossed = (standardise(fields, MeanConfig(yearly, folds=k)) for k in (0, 3))
+        scale = crossed.affine.scale
+        assert scale > known.affine.scale
+        torch.testing.assert_close(crossed.affine.shift, known.affine.shift, rtol=0, atol=0)
+        torch.testing.assert_close(scale * crossed.develop, known.affine.scale * known.develop)
+        exists = crossed.train[:, fields.labels.mask]
+        assert float(exists.square().mean()) == pytest.approx(1, rel=1e-5)
+        for k, days in enumerate(np.array_split(np.arange(51), 3)):
+            others = np.setdiff1d(np.arange(51), days)
+            mean = fields.train[others].mean(0)
+            if yearly:
+                mean = Climatology.fit(fields.train[others], fields.times[others], yearly).on(fields.times[days])
+            wanted = (fields.train[days] - mean) / scale
+            torch.testing.assert_close(crossed.train[days], wanted.float(), msg=lambda m, k=k: f"fold {k}: {m}")
+        with pytest.raises(ValueError, match="mean.folds: 60 folds of 51 fields"):
+            standardise(fields, MeanConfig(folds=60))
 
     def test_goes_on_from_the_weights_of_another_as_a_flow(self, made, tmp_path):
         folder, prior, _ = made

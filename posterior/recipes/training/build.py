@@ -19,7 +19,7 @@ from posterior.priors.parameterisations import EDM, GaussianResidual, GaussianRe
 from posterior.priors.reference import EOFReference, RadialReference, Reference, radial_spectrum
 from posterior.priors.training import Batches, batches_of
 from posterior.priors.training.objectives import denoising_errors
-from posterior.recipes.training.config import NetworkConfig, ReferenceConfig, TrainingConfig
+from posterior.recipes.training.config import MeanConfig, NetworkConfig, ReferenceConfig, TrainingConfig
 from posterior.recipes.training.data import Fields
 
 if TYPE_CHECKING:
@@ -43,29 +43,41 @@ class Standardised:
     climatology: Climatology | None
 
 
-def standardise(fields: Fields, yearly: int, daily: int) -> Standardised:
+def standardise(fields: Fields, about: MeanConfig) -> Standardised:
     """Take the mean of every grid point (and date) away and divide by the root-mean-square of what is left.
 
     Raises:
-        ValueError: If harmonics are asked for and the fields have no times, or nothing is left.
+        ValueError: If harmonics are asked for and the fields have no times, there are fewer fields than folds, or nothing is
+            left.
     """
-    climatology = None
-    if yearly or daily:
-        if fields.times is None or fields.develop_times is None:
-            raise ValueError("mean: harmonics need fields with times; these have none")
-        climatology = Climatology.fit(fields.train, fields.times, yearly, daily)
-        shift = climatology.mean
-        train = fields.train - climatology.on(fields.times)
-        develop = fields.develop - climatology.on(fields.develop_times)
-    else:
-        shift = fields.train.mean(0)
-        train, develop = fields.train - shift, fields.develop - shift
+    if (about.yearly or about.daily) and (fields.times is None or fields.develop_times is None):
+        raise ValueError("mean: harmonics need fields with times; these have none")
+    if len(fields.train) < about.folds:
+        raise ValueError(f"mean.folds: {about.folds} folds of {len(fields.train)} fields")
+    rows = np.arange(len(fields.train))
+    mean = _mean(fields, rows, about)
+    train, develop = fields.train - _on(mean, fields.times), fields.develop - _on(mean, fields.develop_times)
+    for fold in np.array_split(rows, about.folds) if about.folds else ():
+        others = _mean(fields, np.setdiff1d(rows, fold), about)
+        train[fold] = fields.train[fold] - _on(others, None if fields.times is None else fields.times[fold])
     mask = None if fields.labels is None else fields.labels.mask
     exists = train if mask is None else train[:, mask]
     scale = float(exists.square().mean().sqrt())
     if not scale > 0:
         raise ValueError("data: the training fields do not vary")
+    shift, climatology = (mean, None) if isinstance(mean, Tensor) else (mean.mean, mean)
     return Standardised((train / scale).float(), (develop / scale).float(), Affine(scale, shift), climatology)
+
+
+def _mean(fields: Fields, rows: np.ndarray, about: MeanConfig) -> Climatology | Tensor:
+    """Of the training fields in ``rows``."""
+    if fields.times is None or not (about.yearly or about.daily):
+        return fields.train[rows].mean(0)
+    return Climatology.fit(fields.train[rows], fields.times[rows], about.yearly, about.daily)
+
+
+def _on(mean: Climatology | Tensor, times: np.ndarray | None) -> Tensor:
+    return mean if isinstance(mean, Tensor) else mean.on(times)
 
 
 def build_prior(config: TrainingConfig, fields: Fields, data: Standardised) -> NetworkPrior:
@@ -133,6 +145,7 @@ def _reference(config: ReferenceConfig, fields: Tensor, mask: Tensor | None) -> 
             shrinkage=config.shrinkage,
             localisation=config.localisation,
             hybrid=config.hybrid,
+            leading=config.leading,
         )
     if config.kind == "radial":
         return RadialReference(*radial_spectrum(fields))

@@ -56,10 +56,18 @@ class MeanConfig:
     Args:
         yearly: Harmonics of the year.
         daily: Harmonics of the day.
+        folds: Training fields are deviations from the mean of the other folds, runs of neighbouring fields, as held-out fields
+            will be from the mean of all; 0 for deviations from a mean that knows them. For few fields, to which their own
+            mean lies closer than the mean of others: they are less spread about it than fields to come.
     """
 
     yearly: int = 0
     daily: int = 0
+    folds: int = 0
+
+    def __post_init__(self) -> None:
+        if self.folds < 0 or self.folds == 1:
+            raise ValueError(f"mean.folds: {self.folds}; wanted 0, or 2 or more")
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ class ReferenceConfig:
         shrinkage: Of the EOF covariance towards white.
         localisation: Grid points at which points no longer covary; None for as far as they do (see `EOFReference.fit`).
         hybrid: Share of the covariance that is not localised.
+        leading: EOFs that are not localised at all.
         folds: While a residual network trains, a field meets the Gaussian of the other folds, runs of neighbouring fields, as
             a held-out field will meet the whole; 0 for the Gaussian that knows it. For few fields, whose Gaussian errs less
             on them than on others.
@@ -82,6 +91,7 @@ class ReferenceConfig:
     shrinkage: float = 0.0
     localisation: float | None = None
     hybrid: float = 0.0
+    leading: int = 0
     folds: int = 0
 
     def __post_init__(self) -> None:
@@ -89,6 +99,8 @@ class ReferenceConfig:
             raise ValueError(f"reference.folds: {self.folds}; wanted 0, or 2 or more of a reference")
         if not 0 <= self.hybrid < 1 or (self.hybrid and self.localisation is None):
             raise ValueError(f"reference.hybrid: {self.hybrid}; wanted a share in [0, 1) of a reference with a localisation")
+        if self.leading < 0 or (self.leading and self.localisation is None):
+            raise ValueError(f"reference.leading: {self.leading}; wanted a number of EOFs of a reference with a localisation")
 
 
 @dataclass(frozen=True)

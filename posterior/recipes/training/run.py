@@ -52,7 +52,7 @@ def train_prior(
         ValueError: If data and configuration do not fit each other, or ``run`` holds another run.
     """
     fields = load_fields(config.data, folder) if fields is None else fields
-    data = standardise(fields, config.mean.yearly, config.mean.daily)
+    data = standardise(fields, config.mean)
     prior = build_prior(config, fields, data)
     rank = Workers.find(config.training.bfloat16).rank
     _check_run(config, run, write=rank == 0)
