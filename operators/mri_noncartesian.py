@@ -266,7 +266,7 @@ class _Transform:
     def _plan(self, like: Tensor) -> Any:
         key = like.real.dtype, torch.get_num_threads()
         if key not in self._plans:
-            samples = self.trajectory.numpy().astype(np.float32 if key[0] == torch.float32 else np.float64)
+            samples = self.trajectory.cpu().numpy().astype(np.float32 if key[0] == torch.float32 else np.float64)
             with warnings.catch_warnings():
                 # that cycles per pixel become radians is what is wanted
                 warnings.filterwarnings("ignore", message="Samples will be rescaled")

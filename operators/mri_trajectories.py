@@ -76,7 +76,7 @@ def voronoi_density(trajectory: Tensor, shape: tuple[int, ...]) -> Tensor:
     """
     from scipy.spatial import ConvexHull, KDTree, Voronoi
 
-    places, which, count = np.unique(trajectory.numpy().round(9), axis=0, return_inverse=True, return_counts=True)
+    places, which, count = np.unique(trajectory.cpu().numpy().round(9), axis=0, return_inverse=True, return_counts=True)
     cells = Voronoi(places)
     reach = np.linalg.norm(places, axis=1).max() * (1 + 1e-6)
     inside = np.append(np.linalg.norm(cells.vertices, axis=1) <= reach, False)  # the last is -1, the vertex at infinity

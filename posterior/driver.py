@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from posterior._arguments import check_form, check_number, check_parts
+from posterior._devices import device_of, moved
 from posterior._progress import bar
 from posterior.checkpoint import Checkpoint, SamplingError
 from posterior.draws import Draws, Stats
@@ -105,6 +106,7 @@ def sample(
     progress: bool | Callable[[Progress], None] = False,
     checkpoint: str | os.PathLike | None = None,
     dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
 ) -> Draws:
     """Draw from p(x | y).
 
@@ -130,13 +132,18 @@ def sample(
         dtype: Precision of everything but the network, which keeps its own. In float32 large linear solves
             are twice as fast and their rounding shows: badly conditioned data then tell draws of different
             batch sizes apart by 1e-3.
+        device: Where the computing is done, such as "cuda"; where ``likelihood.y`` lies if None. Prior, likelihood and
+            sampler stay where they are: copies of their tensors are moved, at each call unless they are there already,
+            see `Prior.to`. Noise is drawn on the CPU, so that a seed means the same on every device, to its rounding; and
+            a checkpoint of one device is good on another.
 
     Returns:
-        The draws in physical units, with statistics of the run.
+        The draws in physical units, on the CPU, with statistics of the run.
 
     Raises:
         TypeError: If an argument is of the wrong kind: a sampler's class, a prior's name, a number that is not whole.
-        ValueError: If shapes, units or arguments do not fit, before the first network call.
+        ValueError: If shapes, units or arguments do not fit, or this machine has no such device, before the first network
+            call.
         SamplingError: If values stop being finite, or a checkpoint belongs to another run.
     """
     check_parts(prior=prior, likelihood=likelihood, sampler=sampler)
@@ -147,20 +154,22 @@ def sample(
     check_form(event_shape, dtype)
     if runs < 1 or (runs > 1 and not sampler.population):
         raise ValueError(f"sample: runs is {runs}; wanted 1, or more of a sampler of populations such as TDS")
-    shape = _event_shape(prior, likelihood, event_shape)
+    place = likelihood.y.device if device is None else device_of(device, "sample")
+    near, seen, method = moved((prior, likelihood, sampler), place)
+    shape = _event_shape(near, seen, event_shape)
     counts = Counts()
     chunk = batch_size if sampler.population else None
-    problem = Problem(prior, likelihood.in_standard(prior.affine, shape, dtype), shape, counts, chunk=chunk)
+    problem = Problem(near, seen.in_standard(near.affine, shape, dtype), shape, counts, chunk=chunk)
     began = time.monotonic()
-    made = _Job(problem, sampler, likelihood, seed, draws, runs, batch_size, checkpoint)
+    made = _Job(problem, method, (prior, likelihood, sampler), seed, draws, runs, batch_size, checkpoint)
     with torch.no_grad(), _reporter(progress) as report:
         result = made.populations(report) if sampler.population else made.separate_draws(report)
-    chi = _chi_square(likelihood, result.samples, shape, result.log_weights)
+    chi = _chi_square(seen, result.samples, shape, result.log_weights)
     stats = Stats(
         nfe=round(counts.forward / result.computed),
         vjps=round(counts.vjps / result.computed),
         seconds=time.monotonic() - began,
-        peak_memory=_peak_memory(likelihood.y.device),
+        peak_memory=_peak_memory(place),
         seed=seed,
         status="ok",
         sampler=repr(sampler),
@@ -209,11 +218,11 @@ class _Result:
 
 @dataclass(frozen=True)
 class _Job:
-    """One call of `sample`, its arguments checked."""
+    """One call of `sample`, its arguments checked; ``given`` are those that a checkpoint knows it by, where they were."""
 
     problem: Problem
     sampler: Sampler
-    likelihood: Likelihood
+    given: tuple[Prior, Likelihood, Sampler]
     seed: int
     draws: int
     runs: int
@@ -222,7 +231,7 @@ class _Job:
 
     def separate_draws(self, report: Callable[[Progress], None]) -> _Result:
         """Draws that know nothing of each other, in batches."""
-        kept = Checkpoint(self.checkpoint, self.problem.prior, self.likelihood, self.sampler, str(self.seed))
+        kept = Checkpoint(self.checkpoint, *self.given, str(self.seed))
         finished = {i: x for i, x in kept.load().items() if int(i) < self.draws}
         todo = [i for i in range(self.draws) if str(i) not in finished]
         size = min(self.batch_size or 4, max(1, len(todo)))
@@ -239,7 +248,7 @@ class _Job:
     def populations(self, report: Callable[[Progress], None]) -> _Result:
         """Independent runs, each of ``draws`` particles that are resampled together."""
         key = f"{self.seed}, {self.draws} particles"
-        kept = Checkpoint(self.checkpoint, self.problem.prior, self.likelihood, self.sampler, key)
+        kept = Checkpoint(self.checkpoint, *self.given, key)
         finished = kept.load()
         todo = [r for r in range(self.runs) if f"{r}.samples" not in finished]
         for number, run in enumerate(todo):
@@ -281,7 +290,7 @@ class _Job:
 
     def _physical(self, x: Tensor, name: Callable[[int], str]) -> Tensor:
         """Physical fields in the precision of the data."""
-        dtype = real_view(self.likelihood.y).dtype
+        dtype = real_view(self.given[1].y).dtype
         physical = self.problem.prior.affine.to_physical(x).to("cpu", dtype)
         bad = ~torch.isfinite(physical).flatten(1).all(1)
         if bad.any():

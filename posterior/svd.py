@@ -124,7 +124,9 @@ def _dense_system(problem: Problem, owner: str) -> SingularSystem:
             f"{m} data by {n} unknowns is too large (at most {LARGEST_MATRIX} entries); use DiffPIR or MMPS"
         )
     zero = like.y.new_zeros(1, *shape)
-    left, values, right = torch.linalg.svd(whitened_matrix(problem), full_matrices=False)
+    matrix = whitened_matrix(problem)
+    # On the CPU whatever the device: the signs of the vectors, and with them the draws of a seed, are LAPACK's.
+    left, values, right = (t.to(matrix) for t in torch.linalg.svd(matrix.cpu(), full_matrices=False))
     values = torch.where(values > 10 * torch.finfo(like.model.dtype).eps * values.max(), values, 0.0)
     white = (like.residual(zero) * like.variance.rsqrt())[like.reach.expand_as(like.y)]
     rotation = _Rotation.completing(right.mT)
@@ -142,7 +144,7 @@ def whitened_matrix(problem: Problem) -> Tensor:
     rows = []
     for index in like.reach.flatten().nonzero()[:, 0].split(256):
         unit = like.y.new_zeros(len(index), like.y.numel())
-        unit[torch.arange(len(index)), index] = like.variance.flatten()[index].rsqrt()
+        unit[torch.arange(len(index), device=index.device), index] = like.variance.flatten()[index].rsqrt()
         rows.append(lin.vjp(unit.reshape(-1, *like.y.shape[1:])).flatten(1))
     return torch.cat(rows)
 
@@ -165,7 +167,7 @@ class _Rotation:
     def completing(cls, vectors: Tensor) -> _Rotation:
         """From orthonormal columns (n, k)."""
         n, k = vectors.shape
-        reflections, tau = torch.geqrf(vectors)
+        reflections, tau = (t.to(vectors) for t in torch.geqrf(vectors.cpu()))
         return cls(reflections, tau, torch.nn.functional.pad(reflections.diagonal().sign(), (0, n - k), value=1.0))
 
     def analyse(self, z: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posterior._devices import device_of
 from posterior.draws import Draws
 from posterior.driver import Progress, sample
 from posterior.guidance.unguided import Unguided
@@ -49,7 +50,7 @@ def sample_prior(
         steps: Of the default sampler.
         batch_size: Draws computed at a time, 4 where None.
         event_shape: Shape of one field, for priors that take any size.
-        device: Where the prior's network is.
+        device: Where the computing is done, see `posterior.sample`.
         progress: See `posterior.sample`.
         checkpoint: Likewise.
         dtype: Precision of everything but the network.
@@ -70,13 +71,9 @@ def sample_prior(
             raise ValueError(f"sample_prior: prior '{prior.name}' takes any image size; say which with event_shape=")
         event_shape = tuple(n for n in prior.event_shape if n is not None)
     prior.check_event(event_shape)
-    try:
-        device = torch.device(device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"sample_prior: device {str(device)!r} is not there: {str(error).splitlines()[0]}") from None
+    device = device_of(device, "sample_prior")
     # One datum that no field reaches; its precision is that of the draws.
-    nothing = GaussianLikelihood(_blind(event_shape), torch.zeros(1, 1, dtype=dtype, device=device), 1.0)
+    nothing = GaussianLikelihood(_blind(event_shape), torch.zeros(1, 1, dtype=dtype), 1.0)
     made = sample(
         prior,
         nothing,
@@ -88,6 +85,7 @@ def sample_prior(
         progress=progress,
         checkpoint=checkpoint,
         dtype=dtype,
+        device=device,
     )
     stats = replace(made.stats, likelihood="no data", residual=None, warnings=())
     return replace(made, stats=stats, observed=None, noise_std=None)

@@ -76,9 +76,10 @@ def assimilate(
     ] = None,
     batch_size: options.Batch = 32,
     checkpoint: options.Checkpoint = None,
+    device: options.Device = None,
 ) -> None:
     """Turn station reports into an ensemble of fields, with a map, baselines and scores at withheld stations."""
-    sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint)
+    sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint, device)
     output = Path(f"{file.name.split('.')[0]}-analysis.nc") if output is None else output
     with one_sentence():
         check_output(output)

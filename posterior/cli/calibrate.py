@@ -36,6 +36,7 @@ def calibrate(
     seed: options.Seed = 0,
     workers: Annotated[int, typer.Option(help="Processes that share the work; the numbers stay the same.", min=1)] = 1,
     batch_size: Annotated[int | None, typer.Option(help=_BATCH_HELP, min=1)] = None,
+    device: options.Device = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with trials that a run of the same arguments left behind.")
     ] = False,
@@ -62,7 +63,9 @@ def calibrate(
         else:
             if problem is None:
                 raise ValueError("say which problem with --problem, or give a file of trials")
-            made, about, named = _draw(problem, prior, sampler, steps, trials, draws, seed, workers, batch_size, resume, output)
+            settings = {} if batch_size is None else {"batch_size": batch_size}
+            settings |= {} if device is None else {"device": device}
+            made, about, named = _draw(problem, prior, sampler, steps, trials, draws, seed, workers, settings, resume, output)
         with notes():
             assessment = named.assess(made, seed=seed)
             repairs = named.repair(made, len(made) // 2, level, delta) if repair else {}
@@ -79,7 +82,7 @@ def _draw(
     draws: int,
     seed: int,
     workers: int,
-    batch_size: int | None,
+    settings: dict[str, Any],
     resume: bool,
     output: Path,
 ) -> tuple[Trials, dict[str, str], Yardstick]:
@@ -92,7 +95,6 @@ def _draw(
         raise FileExistsError(f"{folder} holds {len(left)} trials; go on with them with --resume, or delete the folder")
     on = make_problem(problem, trials, seed, prior)
     typer.echo(f"{on.title}: {trials} trials of {draws} draws by {type(method).__name__}")
-    settings = {} if batch_size is None else {"batch_size": batch_size}
     made = on.run(method, trials=trials, draws=draws, seed=seed, folder=folder, workers=workers, progress=True, **settings)
     if len(made) > trials:  # an earlier run had more
         note(f"{folder} holds {len(made)} trials; all are used")

@@ -36,6 +36,7 @@ Steps = Annotated[int | None, typer.Option(help="Sampler steps; 10, 32, 100, 100
 Draws = Annotated[int, typer.Option(help="Draws; a 90 % interval takes 19.", min=1)]
 Seed = Annotated[int, typer.Option(help="Seed of all that is random.", min=0)]
 Batch = Annotated[int, typer.Option(help="Draws computed at a time; memory grows with it.", min=1)]
+Device = Annotated[str | None, typer.Option(help="Where to compute, such as cuda; the CPU if not given.")]
 Output = Annotated[Path, typer.Option(help="NetCDF file to write; a picture goes beside it as .png.")]
 Check = Annotated[
     bool,
@@ -57,6 +58,7 @@ class Sampling:
     seed: int
     batch_size: int
     checkpoint: Path | None
+    device: str | None = None
 
     def method(self, bridge: Callable[[int], SamplerBase] | None = None) -> SamplerBase:
         """The sampler that is asked for; ``bridge`` makes it where a task has a `GaussianBridge` of its own."""
@@ -77,5 +79,6 @@ class Sampling:
             "seed": self.seed,
             "batch_size": self.batch_size,
             "checkpoint": self.checkpoint,
+            "device": self.device,
             "progress": True,
         }

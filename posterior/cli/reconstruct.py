@@ -39,9 +39,10 @@ def reconstruct(
     batch_size: options.Batch = 4,
     check: options.Check = False,
     checkpoint: options.Checkpoint = None,
+    device: options.Device = None,
 ) -> None:
     """Reconstruct a slice of multi-coil k-space, with an uncertainty map."""
-    sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint)
+    sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint, device)
     output = Path(f"{file.stem}-posterior.nc") if output is None else output
     with one_sentence():
         check_output(output)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posterior._devices import moved
 from posterior.integrators import DPMSolver2M, Estimate
 from posterior.priors.base import Prior
 from posterior.priors.covariance import Covariance
@@ -129,7 +130,7 @@ def reference_of(problem: Problem) -> Reference:
     if key not in problem.memo:
         before = problem.counts.forward
         found = estimate_reference(prior, problem.event_shape, denoise=problem.denoise, like=problem.likelihood.y)
-        problem.memo[key] = found
+        problem.memo[key] = moved(found, problem.likelihood.y.device)
         problem.notes.append(
             f"prior '{prior.name}' carries no reference Gaussian: one was estimated from its own draws in "
             f"{problem.counts.forward - before} network calls; prior.reference = posterior.estimate_reference(prior) keeps one"

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posterior._devices import device_of, moved
+
 if TYPE_CHECKING:
     from posterior.priors.climatology import Climatology
     from posterior.priors.coarse import CoarseDenoiser
@@ -145,6 +147,17 @@ class Prior(ABC):
         dated.date = as_time(date)
         dated.affine = Affine(self.affine.scale, self.climatology.on(dated.date))
         return dated
+
+    def to(self, device: torch.device | str) -> Self:
+        """This prior on another device, to draw there: a copy whose networks and tables lie on it, or itself if they do.
+
+        Args:
+            device: Such as "cuda" or "cpu".
+
+        Raises:
+            ValueError: If this machine has no such device.
+        """
+        return moved(self, device_of(device, f"prior '{self.name}'"))
 
     def check_event(self, event_shape: tuple[int, ...], owner: str = "prior") -> None:
         """Raise ValueError unless a field of this shape is one of the prior's."""

@@ -58,7 +58,7 @@ class LocalSpread:
     def scale(self, denoised: Tensor, sigma: float) -> Tensor:
         """s for D(x, sigma): (B, 1 for each further axis, H, W) of fields (B, *event)."""
         assert self.reference.sigmas is not None
-        known = self.reference.sigmas.log().numpy()
+        known = self.reference.sigmas.log().cpu().numpy()
         at = float(np.interp(math.log(sigma), known, np.arange(len(known))))
         below, share = int(at), at - int(at)
         seen = features(denoised)

@@ -104,7 +104,7 @@ class VariancePreserving(_VariancePreserving):
             raise ValueError(f"alphas_cumprod of shape {tuple(abar.shape)}: wanted a list that descends between 1 and 0")
 
     def _log_sigmas(self) -> np.ndarray:
-        abar = self.alphas_cumprod.double().numpy()
+        abar = self.alphas_cumprod.cpu().double().numpy()
         # A table rescaled to zero terminal SNR ends at sigma = infinity; its last entry has no VE twin.
         abar = abar[abar > 1e-8]
         return 0.5 * np.log((1 - abar) / abar)

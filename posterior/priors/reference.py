@@ -117,7 +117,7 @@ class MeasuredReference(Reference):
             return given
         lo, hi = float(self.sigmas[0]), float(self.sigmas[-1])
         inside = min(max(sigma, lo), hi)
-        at = np.interp(np.log(inside), np.log(self.sigmas.numpy()), np.arange(len(self.sigmas)))
+        at = np.interp(np.log(inside), np.log(self.sigmas.cpu().numpy()), np.arange(len(self.sigmas)))
         i, w = int(at), float(at - int(at))
         log = self.errors.log()
         row = log[i] if w == 0 else (1 - w) * log[i] + w * log[i + 1]
@@ -167,7 +167,8 @@ class RadialReference(MeasuredReference):
     def expand(self, table: Tensor, event_shape: tuple[int, ...]) -> Tensor:
         """See `MeasuredReference.expand`."""
         h, w = event_shape[-2:]
-        f = torch.hypot(torch.fft.fftfreq(h, dtype=torch.float64)[:, None], torch.fft.fftfreq(w, dtype=torch.float64)[None])
+        fy, fx = (torch.fft.fftfreq(n, dtype=torch.float64, device=table.device) for n in (h, w))
+        f = torch.hypot(fy[:, None], fx[None])
         # As np.interp, but inside torch.func's transforms no tensor can be turned into an array.
         known, log = self.frequencies.to(f), table.log().to(f)
         right = torch.searchsorted(known, f).clamp(1, len(known) - 1)

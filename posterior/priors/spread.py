@@ -51,10 +51,10 @@ class SpreadCorrection:
     def error_covariance(self, reference: Reference, event_shape: tuple[int, ...], sigma: float) -> Covariance:
         """`Reference.error_covariance` with the spread corrected."""
         cov = reference.error_covariance(event_shape, sigma)
-        log_sigma = np.log(self.sigmas.numpy())
-        row = [np.interp(np.log(sigma), log_sigma, column.log().numpy()) for column in self.factors.T]
+        log_sigma = np.log(self.sigmas.cpu().numpy())
+        row = [np.interp(np.log(sigma), log_sigma, column.log().numpy()) for column in self.factors.cpu().T]
         band = torch.bucketize(reference.covariance(event_shape).eigenvalues, self.edges)
-        return Covariance(cov.basis, cov.eigenvalues * torch.from_numpy(np.exp(row))[band] ** 2)
+        return Covariance(cov.basis, cov.eigenvalues * torch.from_numpy(np.exp(row)).to(band.device)[band] ** 2)
 
 
 def fit_spread_correction(

@@ -199,6 +199,7 @@ def downscale(
     fields: Tensor | None = None,
     progress: bool | Callable[[Any], None] = False,
     checkpoint: str | Path | None = None,
+    device: str | None = None,
 ) -> Comparison:
     """Draw fine fields given the averages; beside them bicubic interpolation with a fitted error, and optimal interpolation.
 
@@ -213,10 +214,12 @@ def downscale(
         fields: Fields (N, 1, H, W) that bicubic's error is fitted on; draws of the prior's reference Gaussian where None.
         progress: As in `posterior.sample`.
         checkpoint: As in `posterior.sample`.
+        device: As in `posterior.sample`.
     """
     prior = problem.prior
     shape = tuple(problem.truth.shape)
-    settings = {"draws": draws, "seed": seed, "batch_size": batch_size, "progress": progress, "checkpoint": checkpoint}
+    settings = {"draws": draws, "seed": seed, "batch_size": batch_size, "progress": progress}
+    settings |= {"checkpoint": checkpoint, "device": device}
     found = sample(prior, problem.likelihood, sampler, **settings)
     if fields is None:
         if prior.reference is None:

@@ -73,7 +73,7 @@ def calibrate(
         reference: Takes the likelihood to an event (*event) computed from the data, for TARP; the operator's adjoint
             where None, if it has one.
         progress: True for a bar with time left, or a function that is called with how many trials are done and in all.
-        settings: Passed to `posterior.sample`: batch_size, runs, dtype.
+        settings: Passed to `posterior.sample`: batch_size, runs, dtype, device. Truths, data and scores stay on the CPU.
 
     Returns:
         The trials; with a folder, all that are in it.
@@ -150,7 +150,9 @@ class Run:
         truth = self.truths[i : i + 1] if self.truths is not None else _draw_truth(prior, draw_seed(self.seed, 3 * i))
         likelihood = self.experiment(truth, torch.Generator().manual_seed(draw_seed(self.seed, 3 * i + 1)))
         path = None if self.folder is None else trial_path(self.folder, i)
-        key = f"{self.seed} {self.draws} {self.settings}"
+        # Where draws are computed has no part in what they are.
+        what = {name: value for name, value in self.settings.items() if name != "device"}
+        key = f"{self.seed} {self.draws} {what}"
         stored = Checkpoint(path, prior, likelihood, _named(self.sampler), key)
         found = stored.load()
         if not found:

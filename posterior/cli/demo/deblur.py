@@ -27,9 +27,10 @@ def deblur(
     psf: Annotated[Path | None, typer.Option(help="FITS file of point-spread functions; Hubble's if not given.")] = None,
     batch_size: options.Batch = 4,
     checkpoint: options.Checkpoint = None,
+    device: options.Device = None,
 ) -> None:
     """Blur simulated galaxies by a measured point-spread function, draw what they were, and compare with the truth."""
-    sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint)
+    sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint, device)
     with one_sentence():
         check_output(output)
         import posterior

@@ -29,9 +29,10 @@ def downscale(
     ] = None,
     batch_size: options.Batch = 20,
     checkpoint: options.Checkpoint = None,
+    device: options.Device = None,
 ) -> None:
     """Average a held-out field over coarse cells, draw what it was, and compare with bicubic and optimal interpolation."""
-    sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint)
+    sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint, device)
     with one_sentence():
         check_output(output)
         import posterior

@@ -25,9 +25,10 @@ def mri(
     batch_size: options.Batch = 4,
     check: options.Check = False,
     checkpoint: options.Checkpoint = None,
+    device: options.Device = None,
 ) -> None:
     """Undersample the bundled, real head slice, reconstruct it, and compare with the truth."""
-    sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint)
+    sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint, device)
     with one_sentence():
         check_output(output)
         import posterior

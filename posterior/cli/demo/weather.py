@@ -25,9 +25,10 @@ def weather(
     folds: Annotated[int, typer.Option(help="Withhold every station once, in so many more runs; 0 for none.", min=0)] = 0,
     batch_size: options.Batch = 32,
     checkpoint: options.Checkpoint = None,
+    device: options.Device = None,
 ) -> None:
     """Simulate stations in a draw of the prior, map it from them, and compare with the truth and with the baselines."""
-    sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint)
+    sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint, device)
     with one_sentence():
         check_output(output)
         import posterior

@@ -160,6 +160,7 @@ def deblur(
     batch_size: int = 4,
     progress: bool | Callable[[Any], None] = False,
     checkpoint: str | Path | None = None,
+    device: str | None = None,
 ) -> Comparison:
     """Draw images given a blurred one, and compare their mean with Wiener's filter and Richardson-Lucy.
 
@@ -176,6 +177,7 @@ def deblur(
         batch_size: Draws computed at a time.
         progress: As in `posterior.sample`.
         checkpoint: As in `posterior.sample`.
+        device: As in `posterior.sample`.
     """
     found = sample(
         prior,
@@ -187,6 +189,7 @@ def deblur(
         event_shape=tuple(problem.truth.shape),
         progress=progress,
         checkpoint=checkpoint,
+        device=device,
     )
     baselines = {"observed": Baseline(problem.image[None]), "Richardson-Lucy": Baseline(richardson_lucy(problem))}
     if prior.reference is not None:

@@ -117,6 +117,7 @@ def reconstruct(
     check: bool = False,
     progress: bool | Callable[[Progress], None] = False,
     checkpoint: str | Path | None = None,
+    device: str | None = None,
 ) -> Result:
     """Draw images given a problem's k-space and compare them with zero filling and SENSE.
 
@@ -133,12 +134,13 @@ def reconstruct(
             length, and count how many of them lie in their 90 % predictive interval.
         progress: As in `posterior.sample`.
         checkpoint: As in `posterior.sample`, for the first run.
+        device: As in `posterior.sample`.
 
     Raises:
         ValueError: If prior and problem do not fit.
         SamplingError: If the sampler fails.
     """
-    settings = {"draws": draws, "seed": seed, "batch_size": batch_size, "progress": progress}
+    settings = {"draws": draws, "seed": seed, "batch_size": batch_size, "progress": progress, "device": device}
     settings |= {"event_shape": problem.event_shape, "dtype": torch.float32}
     drawn = sample(prior, problem.likelihood, sampler, checkpoint=checkpoint, **settings)
     predictive = None

@@ -112,6 +112,7 @@ def assimilate(
     batch_size: int = 32,
     progress: bool | Callable[[Progress], None] = False,
     checkpoint: str | Path | None = None,
+    device: str | None = None,
 ) -> Analysis:
     """Draw fields given the observations, and compare them with the baselines of the same run.
 
@@ -132,6 +133,7 @@ def assimilate(
         batch_size: Draws computed at a time.
         progress: As in `posterior.sample`.
         checkpoint: As in `posterior.sample`, for the run with all the stations.
+        device: As in `posterior.sample`.
 
     Raises:
         ValueError: If prior and problem do not fit, there are fewer stations than folds, or there is one draw.
@@ -141,7 +143,7 @@ def assimilate(
     if draws < 2:
         raise ValueError(f"assimilate: draws is {draws}; an ensemble takes 2 or more")
     withheld_parts = parts(len(problem.stations), folds, seed) if folds else []
-    settings: dict[str, Any] = {"draws": draws, "seed": seed, "batch_size": batch_size, "progress": progress}
+    settings: dict[str, Any] = {"draws": draws, "seed": seed, "batch_size": batch_size, "progress": progress, "device": device}
     if background is None:
         background = reference_draws(problem.prior, draws, seed)
     drawn = sample(problem.prior, problem.likelihood, sampler, checkpoint=checkpoint, **settings)

@@ -127,7 +127,9 @@ def thin(state: Particles, times: int, uniform: Callable[[int], Tensor]) -> Part
     flat = state.x.flatten(1).double()
     spread = w.sqrt()[:, None] * (flat - w @ flat)
     small = spread.shape[1] <= spread.shape[0]
-    vectors = torch.linalg.eigh(spread.T @ spread if small else spread @ spread.T).eigenvectors[:, -1]
+    gram = spread.T @ spread if small else spread @ spread.T
+    # On the CPU whatever the device, for the sign of the direction and so the order of the particles.
+    vectors = torch.linalg.eigh(gram.cpu()).eigenvectors[:, -1].to(gram)
     along = flat @ (vectors if small else spread.T @ vectors)
     groups = along.argsort().reshape(-1, times)
     logs = state.log_weights[groups]
