@@ -3,6 +3,7 @@
 python -m benchmarks.calibration                                    everything that is missing, and the page
 python -m benchmarks.calibration --problems mri-4x --samplers MMPS  some of it
 python -m benchmarks.calibration --score                            no drawing: the trials that are there, and the page
+python -m benchmarks.calibration --device cuda                      draw on a GPU
 
 Trials are kept in a folder (runs/calibration) and never drawn twice; scores go to benchmarks/results/calibration.json and
 docs/results-calibration.md.
@@ -15,6 +16,7 @@ import itertools
 import json
 import textwrap
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import torch
 
 from benchmarks.harness.markdown import markdown
 from benchmarks.harness.source import revision
-from benchmarks.harness.table import first_line, machine
+from benchmarks.harness.table import first_line, gpu, machine
 from posterior._memory import keep_large_blocks
 from posterior.recipes.calibration import PROBLEMS, SAMPLERS, make_problem, make_sampler, yardstick
 from posterior.uncertainty import Trial, Trials, leave_one_out, recalibrate_spread, tarp
@@ -44,6 +46,7 @@ OPTIONS = {"mri-4x": {"side": 48}, "mri-8x": {"side": 48}}
 DEFAULT = "GaussianBridge"
 DIVERGED = 100  # times the CRPS of the default sampler
 WAVES = (24, 12, 6)  # pixels
+PLACES = "drawn-on.json"  # beside the trials
 POPULATIONS = ("TDS", "AFDPS", "FKFilter")  # samplers whose draws are the particles of one run
 
 
@@ -76,6 +79,7 @@ def parts(problem: str, sampler: str) -> tuple[str, ...]:
 
 def score(problem: str, trials: Trials, sampler: str) -> dict[str, Any]:
     """Everything the page says of one sampler on one problem."""
+    places = drawn_on(trials.folder)
     look = yardstick(problem)
     shown = trials.map(look.values)
     values = torch.stack([uniform_ranks(t.equally_weighted().members.flatten(1), seed=i) for i, t in enumerate(shown)])
@@ -95,9 +99,11 @@ def score(problem: str, trials: Trials, sampler: str) -> dict[str, Any]:
         "nfe": float(costs[:, 0].mean()),
         "vjps": float(costs[:, 1].mean()),
         "seconds_per_draw": float(costs[:, 2].sum() / (draws * len(trials))),
-        "machine": machine(),
+        "machine": "; ".join(dict.fromkeys(p["machine"] for p in places)) or machine(),
         "revision": revision(*parts(problem, sampler)),
     }
+    if gpus := dict.fromkeys(p["gpu"] for p in places if p["gpu"]):
+        row["gpu"] = ", ".join(gpus)
     if len(trials) > 1:
         row["coverage_band"] = [ends.tolist() for ends in bootstrap(inside, lambda means: means, 0.95)]
     if len(trials) >= TESTED:
@@ -137,10 +143,23 @@ def scales(trials: Trials) -> list[float]:
     return (sums[0] / sums[1].clamp_min(1e-30)).sqrt().tolist()
 
 
-def draw(problem: str, sampler: str, size: Size, folder: Path, workers: int) -> None:
-    """The trials that are still missing."""
+def draw(problem: str, sampler: str, size: Size, folder: Path, workers: int, device: str | None = None) -> None:
+    """The trials that are still missing; the folder keeps where they were drawn."""
     on = make_problem(problem, size.trials, **OPTIONS.get(problem, {}))
-    on.run(make_sampler(sampler), trials=size.trials, draws=size.draws, folder=folder, workers=workers, progress=True)
+    made = on.run if device is None else partial(on.run, device=device)
+    before = len(Trials(folder=folder)) if folder.is_dir() else 0
+    try:
+        made(make_sampler(sampler), trials=size.trials, draws=size.draws, folder=folder, workers=workers, progress=True)
+    finally:
+        here = {"machine": machine(), "gpu": gpu(device)}
+        if folder.is_dir() and len(Trials(folder=folder)) > before and here not in (places := drawn_on(folder)):
+            (folder / PLACES).write_text(json.dumps([*places, here], indent=1) + "\n")
+
+
+def drawn_on(folder: Path | None) -> list[dict[str, str]]:
+    """Machines, and their GPUs where these were used, that drew the trials of a folder; empty where nobody kept them."""
+    path = None if folder is None else folder / PLACES
+    return json.loads(path.read_text()) if path is not None and path.exists() else []
 
 
 INTRODUCTION = f"""\
@@ -196,6 +215,10 @@ def section(problem: str, rows: list[dict[str, Any]]) -> list[str]:
     lines += [f"- {r['sampler']} could not run: `{r['reason']}`" for r in rows if "reason" in r]
     usual = next((r["crps"] for r in good if r["sampler"] == DEFAULT), float("inf"))
     lines += [f"- {r['sampler']} diverged at its default settings." for r in good if r["crps"] > DIVERGED * usual]
+    gpus = {
+        name: [r["sampler"] for r in good if r.get("gpu") == name] for name in sorted({r["gpu"] for r in good if "gpu" in r})
+    }
+    lines += [line for name, who in gpus.items() for line in wrapped(f"- Drawn on a GPU, {name}: {', '.join(who)}.")]
     untested = [r for r in good if r["trials"] < TESTED]
     if untested:
         hours = sum(TESTED * r["draws"] * r["seconds_per_draw"] for r in untested) / 3600
@@ -230,7 +253,7 @@ def _cells(r: dict[str, Any]) -> list[str]:
         share[2] += f" ({100 * low:.1f} to {100 * high:.1f})"
     p = r.get("p_values", {})
     tests = [_p(p.get(name)) for name in ("pixels", "region means", "log-likelihood", "TARP")]
-    cost = [f"{r['nfe']:.0f}", f"{r['vjps']:.0f}", f"{r['seconds_per_draw']:.2g}"]
+    cost = [f"{r['nfe']:.0f}", f"{r['vjps']:.0f}", f"{r['seconds_per_draw']:.2g}{' (GPU)' if 'gpu' in r else ''}"]
     size = f"{r['trials']} x {r['draws']}"
     return [r["sampler"], size, *share, f"{r['crps']:.3g}", f"{r['spread_skill']:.2f}", *tests, *cost]
 
@@ -270,6 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=SAMPLERS)
     parser.add_argument("--trials", type=int, help="at most so many, whatever is planned")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--device", help="where to draw, such as cuda; the CPU if not given")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--score", action="store_true", help="score the trials that are there, and draw none")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -286,7 +310,7 @@ def main(arguments: list[str] | None = None) -> None:
             found = {"problem": problem, "sampler": sampler}
             try:
                 if not a.score:
-                    draw(problem, sampler, size, folder, a.workers)
+                    draw(problem, sampler, size, folder, a.workers, a.device)
                 trials = Trials(folder=folder) if folder.is_dir() else Trials()
                 if not len(trials):
                     continue

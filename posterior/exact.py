@@ -9,6 +9,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
+from posterior._devices import moved
 from posterior.gibbs import ChainPosterior, levy_posterior
 from posterior.likelihoods import GaussianLikelihood, Likelihood
 from posterior.priors.analytic import GaussianPrior
@@ -191,7 +192,7 @@ def dense_operator(likelihood: Likelihood, event_shape: tuple[int, ...]) -> tupl
     n = int(torch.Size(event_shape).numel())
     if n > LARGEST_DENSE:
         raise ValueError(f"exact posterior: {n} unknowns are too many for a dense matrix (at most {LARGEST_DENSE})")
-    like = likelihood.in_standard(Affine(), event_shape)
+    like = moved(likelihood, "cpu").in_standard(Affine(), event_shape)
     if not like.model.linear:
         raise ValueError(f"exact posterior: operator {type(likelihood.operator).__name__} is not linear")
     dtype = like.y.dtype
@@ -278,7 +279,8 @@ def _(prior: GaussianMixturePrior, likelihood: Likelihood) -> MixturePosterior:
 @exact_posterior.register
 def _(prior: EmpiricalPrior, likelihood: Likelihood) -> EmpiricalPosterior:
     likelihood.check(prior.event_shape)
-    fit = torch.cat([likelihood.log_prob(x) for x in prior.points.split(256)])
+    near = moved(likelihood, "cpu")
+    fit = torch.cat([near.log_prob(x) for x in prior.points.split(256)])
     log_weights = prior.weights.log() + fit.double()
     return EmpiricalPosterior(prior.points, torch.softmax(log_weights, 0), float(torch.logsumexp(log_weights, 0)))
 

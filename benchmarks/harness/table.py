@@ -126,7 +126,7 @@ def _version(name: str) -> str:
 
 @cache
 def machine() -> str:
-    """Processor, cores that this process may use, and system."""
+    """Processor, cores that this process may use, and system; `gpu` says of what else has a part."""
     processor = platform.processor() or platform.machine()
     cpu = Path("/proc/cpuinfo")
     if cpu.exists():
@@ -134,3 +134,13 @@ def machine() -> str:
         processor = models[0] if models else processor
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{processor}, {cores} cores, {platform.system()}"
+
+
+@cache
+def gpu(device: str | None) -> str:
+    """Name of the GPU that ``device`` is; empty where it is none."""
+    import torch
+
+    if device is None or torch.device(device).type != "cuda":
+        return ""
+    return torch.cuda.get_device_name(torch.device(device))

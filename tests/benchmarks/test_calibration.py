@@ -67,4 +67,18 @@ def test_the_page_shows_rows_reasons_and_what_is_missing(trials):
     assert "- FlowChef diverged at its default settings." in bench.page([row, lost])
     few = row | {"sampler": "DPS", "trials": 2, "seconds_per_draw": 18.0}
     assert "- No p-values of DPS: fewer than 20 trials; 20 of each would take 1.9 hours." in bench.page([row, few])
+    fast = row | {"gpu": "NVIDIA H100", "seconds_per_draw": 0.5}
+    assert "| 0.5 (GPU) |" in bench.page([fast]) and "- Drawn on a GPU, NVIDIA H100: GaussianBridge." in bench.page([fast])
     assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 200
+
+
+def test_where_trials_were_drawn_is_kept_beside_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "gpu", lambda device: "NVIDIA H100" if device else "")
+    size = bench.Size(2, 2)
+    bench.draw("gaussian-field", "GaussianBridge", size, tmp_path, 1)
+    row = bench.score("gaussian-field", Trials(folder=tmp_path), "GaussianBridge")
+    assert row["machine"] == bench.machine() and "gpu" not in row
+    bench.draw("gaussian-field", "GaussianBridge", size, tmp_path, 1, "cpu")  # nothing is left to draw
+    assert bench.drawn_on(tmp_path) == [{"machine": bench.machine(), "gpu": ""}]
+    bench.draw("gaussian-field", "GaussianBridge", bench.Size(3, 2), tmp_path, 1, "cpu")
+    assert bench.score("gaussian-field", Trials(folder=tmp_path), "GaussianBridge")["gpu"] == "NVIDIA H100"
