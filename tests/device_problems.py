@@ -127,7 +127,7 @@ def scan():
     import operators
 
     prior, shape = posterior.load_prior("brain-mri"), (32, 32)
-    operator = operators.MultiCoilMRI(operators.cartesian_mask(shape, 4.0), operators.birdcage_maps(2, shape))
+    operator = operators.MultiCoilMRI(operators.cartesian_mask(shape, 3.0), operators.birdcage_maps(4, shape))
     image = torch.zeros(1, 2, *shape)
     image[:, 0, 8:24, 6:26] = 0.7
     clean = operator.A(image)

@@ -88,6 +88,8 @@ class _Functions(TorchFunctionMode):
         if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
             device = kwargs.pop("device")
             return func(*args, **kwargs).to(device)
+        if func is torch.tensor and isinstance(args[0], list):
+            return func([x.kept.item() if isinstance(x, Away) else x for x in args[0]], *args[1:], **kwargs)
         if func is Tensor.new_tensor:
             return torch.tensor(args[1], dtype=kwargs.get("dtype", args[0].dtype)).to(args[0].device)
         if func in (Tensor.conj, torch.conj):

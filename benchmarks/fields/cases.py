@@ -90,11 +90,11 @@ class Suite:
         priors: Name of the prior of each cell; a cell takes part once its prior travels with the package.
         units: Of what is judged, by cell.
         build: ``build(cell, problem, quick, draws)`` returns the `Case`.
-        draws: Draws of methods that are cheap; see `methods.CHEAP`.
-        few_draws: Draws of all other methods.
+        draws: Draws of methods that are cheap, see `methods.CHEAP`; on a GPU of all.
+        few_draws: Draws of all other methods on a CPU.
         quick_draws: The same in a quick run.
-        problems: Problems of each cell for methods that are cheap, by cell.
-        few: The same for all other methods.
+        problems: Problems of each cell for methods that are cheap, by cell; on a GPU for all.
+        few: The same for all other methods on a CPU.
         classical: Methods of the suite that know no trained prior; see `classical.Classical`.
         about: A paragraph for the page.
     """

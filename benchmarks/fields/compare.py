@@ -7,7 +7,8 @@ import math
 from typing import Any
 
 from benchmarks.fields.methods import DEFAULT, EQUAL, EQUAL_TUNED, OURS, PEERS
-from benchmarks.harness.markdown import cell, groups, label, markdown, mean
+from benchmarks.harness.device import CPU
+from benchmarks.harness.markdown import cell, groups, label, markdown
 from benchmarks.harness.statistics import Paired, paired
 from benchmarks.harness.table import Row
 
@@ -103,22 +104,28 @@ def coverage_lead(rows: list[Row]) -> str:
 
 
 def speed(rows: list[Row]) -> str:
-    """Seconds a draw of the default over those of the peer with the best CRPS, where the default reaches that."""
-    problems = {r["problem"] for r in rows if r["method"].split()[0] in PEERS and r["status"] == "ok"}
-    costs = {}
-    for key, these in groups([r for r in rows if r["status"] == "ok"], "method", "setting").items():
-        fine = [r for r in these if r["problem"] in problems and r["crps"] and not r["point"]]
-        if fine and len(fine) == len(problems & {r["problem"] for r in these}):
-            costs[key] = mean(fine, "crps"), sum(float(r["seconds"]) / float(r["draws"]) for r in fine) / len(fine)
-    peers = {k: v for k, v in costs.items() if k[0].split()[0] in PEERS}
-    if not peers or (DEFAULT, "default") not in costs:
+    """Seconds a draw of the default over those of the best peer, where the default reaches its CRPS, device by device."""
+    found = {device: _speed(these) for (device,), these in sorted(groups(rows, "device").items())}
+    return "; ".join(words if device == CPU else f"{words}, on {device}" for device, words in found.items() if words)
+
+
+def _speed(rows: list[Row]) -> str:
+    """Of rows whose times may be compared."""
+    found = compared(rows, "crps", sorted({(r["method"], r["setting"]) for r in rows if r["method"].split()[0] in PEERS}))
+    if not found:
         return ""
-    best = min(peers, key=lambda k: peers[k][0])
-    target, seconds = peers[best]
-    ours = costs[DEFAULT, "default"]
-    if ours[0] > target:
+    best = best_of(found, "crps")
+    if found[best].difference > 0:
         return f"not reached ({named(best)})"
-    return f"{ours[1] / seconds:.2f} of that of {named(best)}"
+    ours, theirs = _seconds(rows, (DEFAULT, "default")), _seconds(rows, best)
+    common = ours.keys() & theirs.keys()
+    return f"{sum(ours[k] for k in common) / sum(theirs[k] for k in common):.2f} of that of {named(best)}"
+
+
+def _seconds(rows: list[Row], method: Key) -> dict[str, float]:
+    """A draw, on each problem that is judged."""
+    draws, judged = by_problem(rows, *method, "draws"), by_problem(rows, *method, "crps")
+    return {k: v / draws[k] for k, v in by_problem(rows, *method, "seconds").items() if k in judged}
 
 
 def at_equal_calls(rows: dict[str, list[Row]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from benchmarks.fields.maps import Maps, read_maps
 from benchmarks.fields.methods import OURS, PEERS
+from benchmarks.harness.device import CPU
 from benchmarks.harness.markdown import groups, mean
 from benchmarks.harness.table import Row
 from posterior.figures.fields import Plane, plane
@@ -25,14 +27,21 @@ MARKERS = "osD^v<>PX*"
 
 
 def accuracy(rows: list[Row], units: str) -> Figure | None:
-    """CRPS of each method against seconds and against network work a draw, on the problems that all of them share."""
+    """CRPS of each method against seconds and against network work a draw, on the problems that all of them share.
+
+    Against seconds only methods that ran on one and the same device, which is that of most.
+    """
     fine = [r for r in rows if r["status"] == "ok" and r["crps"] and not r["point"]]
     shared = _shared(fine)
-    points: dict[str, list[tuple[float, float, float]]] = {}
+    points: dict[str, list[tuple[float | None, float, float]]] = {}
+    ran = Counter(next(iter(on)) for on in map(devices, groups(fine, "method", "setting").values()) if len(on) == 1)
+    device = max(ran, key=lambda d: (ran[d], d)) if ran else CPU
     for (method, _), these in groups([r for r in fine if r["problem"] in shared], "method", "setting").items():
         if not {r["problem"] for r in these} >= shared or not float(these[0]["nfe"]):
             continue
-        seconds = sum(float(r["seconds"]) / float(r["draws"]) for r in these) / len(these)
+        seconds = None
+        if devices(these) == {device}:
+            seconds = sum(float(r["seconds"]) / float(r["draws"]) for r in these) / len(these)
         points.setdefault(method, []).append((seconds, mean(these, "nfe") + mean(these, "vjps"), mean(these, "crps")))
     if len(points) < 2:
         return None
@@ -44,9 +53,10 @@ def accuracy(rows: list[Row], units: str) -> Figure | None:
         style = {"color": _colour(method, i), "marker": MARKERS[i % len(MARKERS)], "label": method}
         style |= {"lw": 1.8 if method in OURS else 0.9, "ms": 6, "alpha": 0.9}
         for ax, which in zip(axes, (0, 1), strict=True):
-            line = sorted((p[which], p[2]) for p in found)
-            ax.plot(*zip(*line, strict=True), **style)
-    for ax, name in zip(axes, ("seconds a draw, one thread", "network calls and VJPs a draw"), strict=True):
+            line = sorted((x, p[2]) for p in found if (x := p[which]) is not None)
+            ax.plot([x for x, _ in line], [y for _, y in line], **style)
+    clock = f"seconds a draw, {'one thread' if device == CPU else device}"
+    for ax, name in zip(axes, (clock, "network calls and VJPs a draw"), strict=True):
         ax.set(xscale="log", yscale="log", xlabel=name)
         ax.grid(alpha=0.3, which="both")
         for axis in (ax.xaxis, ax.yaxis):
@@ -56,6 +66,11 @@ def accuracy(rows: list[Row], units: str) -> Figure | None:
     axes[0].set_ylabel(f"CRPS ({units}), {len(shared)} problem{'s' if len(shared) > 1 else ''}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     return figure
+
+
+def devices(rows: list[Row]) -> set[str]:
+    """Where rows were computed."""
+    return {r["device"] for r in rows}
 
 
 def _shared(rows: list[Row]) -> set[str]:

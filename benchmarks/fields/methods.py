@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ import torch
 import posterior
 from benchmarks.fields.cases import Case, Suite
 from benchmarks.fields.scores import Outcome
+from benchmarks.harness.device import CPU, Used, meter, warm_up
 from benchmarks.harness.runner import Method
 from benchmarks.harness.source import name_of
 from benchmarks.harness.table import Row
@@ -31,12 +28,14 @@ PEERS = {
     "deepinv": ("DPS", "DiffusionDPS", "PiGDM", "MomentMatching", "ALD", "ScoreSDE", "ILVR", "DiffPIR", "DDRM", "ULA"),
     "azula": ("DPS", "MMPS", "PGDM", "TMPD", "DiffPIR", "TDS"),
 }
+MOST_AT_ONCE = 20  # draws in a batch of ours on a CPU; a GPU is given all
 MOST_TRIED = 5  # settings tried of one method on one kind of problem, the default among them
 # Too large to try settings of samplers on, so that these take what was chosen on another cell.
 TUNED_AS = {("mri", "whole, 4x"): "4x", ("mri", "real k-space"): "4x"}
 # Settings of a peer that makes as many network calls a draw as our default, or fewer: as it ships, and tuned at that number.
 EQUAL, EQUAL_TUNED = "equal calls", "equal calls, tuned"
-# Methods without a backward pass and with at most a hundred network calls a draw; all others are given fewer problems.
+# Methods without a backward pass and with at most a hundred network calls a draw; all others are given fewer problems and draws
+# on a CPU.
 CHEAP = ("GaussianBridge", "DiffPIR", "DDNM", "DDRM", "deepinv DiffPIR", "deepinv DDRM", "azula DiffPIR")
 # Other budgets than the default, for the curves of accuracy against time; the first is that of quick runs, of ours and of
 # methods without an entry in `AS_MANY`.
@@ -95,14 +94,19 @@ def shortest(suite: Suite) -> list[Method]:
     return list(wanted.values())
 
 
-def problems_of(method: Method, suite: Suite, cell: str) -> int:
-    """How many problems of a cell a full run has; none where the method's settings were not tuned for it."""
+def problems_of(method: Method, suite: Suite, cell: str, device: str = CPU) -> int:
+    """How many problems of a cell a full run has; none where the method's settings were not tuned for it.
+
+    All that the cell has, but for methods that are dear on a CPU, there.
+    """
     if method.name in suite.classical:
         return suite.problems[cell]
     if method.setting == "tuned" and not chosen(suite.name, cell, method.name):
         return 0  # never tuned, or no better than the default
     if method.setting == EQUAL_TUNED and settings_of(method, suite.name, cell) in ({}, AS_MANY[method.name]):
         return 0
+    if device != CPU:
+        return suite.problems[cell]
     if method.setting in (EQUAL, EQUAL_TUNED):
         return suite.problems[cell] if suite.few[cell] or method.name in RIVALS else 0
     if method.setting in BUDGETS.get(method.name, {}):
@@ -148,18 +152,25 @@ def parts(method: Method, suite: Suite) -> tuple[str, ...]:
     return "posterior.sample", f"posterior.{method.name}"
 
 
-def run(method: Method, case: Case, suite: Suite, settings: dict[str, Any] | None = None) -> Outcome:
-    """All that one method makes of a problem, seeded by the problem's number."""
+def device_of(method: Method, suite: Suite, device: str) -> str:
+    """Where a method runs if networks run on ``device``: baselines stay on the CPU."""
+    return CPU if method.name in suite.classical else device
+
+
+def run(method: Method, case: Case, suite: Suite, settings: dict[str, Any] | None = None, device: str = CPU) -> Outcome:
+    """All that one method makes of a problem, seeded by the problem's number; the draws come back on the CPU."""
     settings = settings_of(method, case.suite, case.cell) if settings is None else settings
-    if method.name not in (*CHEAP, *suite.classical):
-        case = replace(case, draws=min(case.draws, suite.few_draws))
-    with _meter() as used:
-        if method.name in suite.classical:
+    if method.name in suite.classical:
+        with meter() as used:
             return _classical(method, case, suite, settings, used)
+    if method.name not in CHEAP and device == CPU:
+        case = replace(case, draws=min(case.draws, suite.few_draws))
+    warm_up(case.prior, case.event_shape, case.draws, device)
+    with meter(device) as used:
         return _peer(method, case, settings, used) if library(method) else _ours(method, case, settings, used)
 
 
-def _classical(method: Method, case: Case, suite: Suite, settings: dict[str, Any], used: _Used) -> Outcome:
+def _classical(method: Method, case: Case, suite: Suite, settings: dict[str, Any], used: Used) -> Outcome:
     classical = suite.classical[method.name]
     with torch.random.fork_rng(devices=[]):
         made = classical(case, settings)
@@ -167,7 +178,7 @@ def _classical(method: Method, case: Case, suite: Suite, settings: dict[str, Any
     return Outcome(made.samples, made.point, 0, 0, used.seconds, words, mean=made.mean, memory=used.memory)
 
 
-def _ours(method: Method, case: Case, settings: dict[str, Any], used: _Used) -> Outcome:
+def _ours(method: Method, case: Case, settings: dict[str, Any], used: Used) -> Outcome:
     sampler = getattr(posterior, method.name)(**settings)
     draws: Draws = posterior.sample(
         case.prior,
@@ -175,9 +186,10 @@ def _ours(method: Method, case: Case, settings: dict[str, Any], used: _Used) -> 
         sampler,
         draws=case.draws,
         seed=case.problem,
-        batch_size=min(case.draws, 20),
+        batch_size=min(case.draws, MOST_AT_ONCE) if used.device == CPU else case.draws,
         event_shape=case.event_shape,
         dtype=torch.float32 if case.single else torch.float64,
+        device=used.device,
     )
     weights = None if draws.log_weights is None else draws.weights
     stats = draws.stats
@@ -187,47 +199,11 @@ def _ours(method: Method, case: Case, settings: dict[str, Any], used: _Used) -> 
     )
 
 
-def _peer(method: Method, case: Case, settings: dict[str, Any], used: _Used) -> Outcome:
+def _peer(method: Method, case: Case, settings: dict[str, Any], used: Used) -> Outcome:
     peer = import_module(f"benchmarks.peers.{library(method)}")
-    samples, problem = peer.run(method.name.split()[1], case, case.draws, case.problem, settings)
+    samples, problem = peer.run(method.name.split()[1], case, case.draws, case.problem, settings, used.device)
     if not torch.isfinite(samples).all():
         bad = int((~torch.isfinite(samples)).flatten(1).any(1).sum())
         raise FloatingPointError(f"{bad} of {len(samples)} draws are not finite")
     nfe, vjps = problem.counts.forward / case.draws, problem.counts.vjps / case.draws
     return Outcome(samples, False, nfe, vjps, used.seconds, json.dumps(settings), memory=used.memory)
-
-
-@dataclass
-class _Used:
-    """What has been used since `began`."""
-
-    began: float
-    resident: float
-
-    @property
-    def seconds(self) -> float:
-        """Of the processor: with one thread those of the clock, but whatever else runs does not count."""
-        return time.process_time() - self.began
-
-    @property
-    def memory(self) -> float:
-        """Peak memory in MB beyond what was resident at the start; NaN where the system does not tell."""
-        return _status("VmHWM") - self.resident
-
-
-@contextmanager
-def _meter() -> Iterator[_Used]:
-    clear = Path("/proc/self/clear_refs")
-    try:
-        clear.write_text("5")  # resets the peak of the resident size
-        resident = _status("VmRSS")
-    except OSError:
-        resident = math.nan
-    yield _Used(time.process_time(), resident)
-
-
-def _status(name: str) -> float:
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    found = [float(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")]
-    return found[0] if found else math.nan

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+PACKAGE = "stlpips_pytorch"
+
 
 def perceptual_distance(image: Tensor, truth: Tensor) -> float:
     """ST-LPIPS between two images: 0 where they look the same; AlexNet's features, weighted to agree with people's judgement.
@@ -28,7 +30,7 @@ def perceptual_distance(image: Tensor, truth: Tensor) -> float:
     References:
         Ghildyal, Liu. Shift-tolerant perceptual similarity metric. 2022. ECCV, arXiv:2207.13686.
     """
-    if find_spec("stlpips_pytorch") is None:
+    if find_spec(PACKAGE) is None:
         return math.nan
     low, high = truth.min(), truth.max()
     pair = torch.stack([image, truth]).float().sub(low).div((high - low).clamp_min(1e-12)).clamp(0, 1) * 2 - 1

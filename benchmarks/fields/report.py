@@ -20,6 +20,7 @@ from benchmarks.fields.compare import (
     speed,
 )
 from benchmarks.fields.methods import DEFAULT, MOST_TRIED, OURS, TUNED
+from benchmarks.harness.device import CPU
 from benchmarks.harness.markdown import cell, groups, label, markdown, reasons
 from benchmarks.harness.statistics import median_interval
 from benchmarks.harness.table import Row
@@ -34,7 +35,7 @@ The same with plots of accuracy against time and panels of reconstructions: `doc
   `benchmarks/fields/grids.json`; baselines with a setting are tuned too. Tuning is on development problems that the tables
   never see (`benchmarks/fields/tuned.json` is the log, shown at the end). A line such as "20 steps" is another budget, for
   the curves.
-- *n*: problems; *draws*: of each. Methods that cost more than a hundred network calls a draw have fewer problems.
+- *n*: problems; *draws*: of each. Methods that cost more than a hundred network calls a draw have fewer on a CPU.
 - Figures are medians over problems, in brackets the 95 % bootstrap interval of the median where there are three or more.
 - *PSNR* (dB), *SSIM*, *NRMSE* (over the standard deviation of the truth) are of the point estimate: the mean of the first 8
   draws for every method that draws; *all draws*: PSNR of the mean of all of them, however many. *ST-LPIPS*: perceptual
@@ -45,7 +46,8 @@ The same with plots of accuracy against time and panels of reconstructions: `doc
 - *50 %* to *95 %*: share of pixels inside that central interval; empty where there are too few draws (90 % takes 19).
   *spread*: spread over error, 1 if calibrated. *AUSE*: area under the sparsification error. *spectrum*: mean |log10| ratio of
   the power of draws to that of the truth. *calls*, *VJPs*: network calls and vector-Jacobian products a draw; *s*: processor
-  seconds of one thread for all draws of a problem; *MB*: peak memory beyond what was there before.
+  seconds of one thread for all draws of a problem, and those of the clock where a line says that it ran on a GPU; *MB*: peak
+  memory of that device beyond what was there before. Times are compared only between lines of the same device.
 - Point estimates have no uncertainty, and none is judged of them.
 """
 WHO = (
@@ -140,18 +142,24 @@ def ordered(rows: list[Row], suite: Suite) -> list[list[Row]]:
 def table(rows: list[Row], suite: Suite) -> list[str]:
     """All figures of a cell."""
     shown = [c for c in COLUMNS if any(r[c] for r in rows)]
+    gpus = sorted({r["device"] for r in rows} - {CPU})
+    marks = {CPU: "CPU"} | {gpu: "GPU" + "*" * i for i, gpu in enumerate(gpus)}
     body = []
     for these in ordered(rows, suite):
         line = [label(these[0]) + (" (point)" if these[0]["point"] else ""), str(len(these))]
         line.append("" if these[0]["point"] else _range([int(r["draws"]) for r in these]))
-        body.append([*line, *(_figure(these, column) for column in shown)])
-    return markdown(["method", "n", "draws", *(COLUMNS[c][0] for c in shown)], body)
+        on = sorted({marks[r["device"]] for r in these})
+        body.append([*line, *(_figure(these, column) for column in shown), *([", ".join(on)] if gpus else [])])
+    lines = markdown(["method", "n", "draws", *(COLUMNS[c][0] for c in shown), *(["on"] if gpus else [])], body)
+    return lines + [words for gpu in gpus for words in ("", f"{marks[gpu]}: {gpu}.")]
 
 
 def _figure(rows: list[Row], column: str) -> str:
     values = list(by_problem(rows, rows[0]["method"], rows[0]["setting"], column).values())
     if column in LAYOUT.later and len(values) < len(rows):
         return ""  # rows of before lack it, and the others are no fair sample
+    if column in ("seconds", "memory") and len({r["device"] for r in rows}) > 1:
+        return ""
     middle, low, high = median_interval(values)
     digits = COLUMNS[column][1]
     text = cell(middle, digits)
@@ -228,10 +236,10 @@ def _tuning() -> list[str]:
 def _provenance(rows: list[Row]) -> list[str]:
     # One line a prior: the code differs from method to method, and a line for each would say little.
     shown = [r | {"prior": r["revision"].partition(", ")[2]} for r in rows]
-    body = [[*k, str(len(v))] for k, v in sorted(groups(shown, "machine", "prior", "versions").items())]
+    body = [[*k, str(len(v))] for k, v in sorted(groups(shown, "machine", "device", "prior", "versions").items())]
     words = (
         "Every row holds a hash of the code that it was computed with, as far as its problem and its method need it, and one "
         "of the weights of the prior, shown here. `python -m benchmarks report` counts the rows that other code made; "
         "`run --renew` computes them again."
     )
-    return [words, "", *markdown(["machine", "prior", "versions", "rows"], body)]
+    return [words, "", *markdown(["machine", "networks on", "prior", "versions", "rows"], body)]

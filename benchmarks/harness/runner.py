@@ -1,23 +1,24 @@
-"""Runs what is missing from a results file, problems side by side in processes of one thread each."""
+"""Runs what is missing from a results file, side by side in processes of one thread each."""
 
 from __future__ import annotations
 
 import multiprocessing
 import queue
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, Self
 
 from benchmarks.harness import table
+from benchmarks.harness.device import CPU, lacks, prepare
 from benchmarks.harness.source import revision
 
+Task = Callable[[Callable[[Any], None]], None]
 _channel: Any = None
 
 
@@ -42,12 +43,24 @@ class Benchmark(ABC):
         module: Where the instance ``BENCHMARKS[name]`` is found by the processes that work on it.
         layout: Columns of its results.
         suites: Names of the families of problems.
+        device: Where networks run.
     """
 
     name: str
     module: str
     layout: table.Layout
     suites: tuple[str, ...]
+    device: str = CPU
+
+    def on(self, device: str) -> Self:
+        """This benchmark with its networks on a device.
+
+        Raises:
+            ValueError: If they do not run there.
+        """
+        if device != self.device:
+            raise ValueError(f"benchmark {self.name} runs on the {self.device.upper()} alone, not on '{device}'")
+        return self
 
     @abstractmethod
     def cells(self, suite: str) -> tuple[str, ...]:
@@ -121,7 +134,11 @@ class Plan:
     first: int = 0
 
     def jobs(self, done: set[tuple[str, ...]]) -> list[Job]:
-        """One for each problem with rows still to be computed, problem by problem so that all cells fill together."""
+        """One for each problem with rows still to be computed, problem by problem so that all cells fill together.
+
+        On another device than the CPU one for each row: there are more processes there than problems, and making a problem
+        costs a process of the CPU, of which there are enough.
+        """
         found = []
         for name in self.suites:
             own = self.benchmark.quick_cells(name) if self.quick and self.cells is None else self.benchmark.cells(name)
@@ -135,7 +152,8 @@ class Plan:
                     for method in left:
                         alike.setdefault(self._draws(method, name), []).append(method)
                     for draws, these in alike.items():
-                        found.append(Job(self.benchmark, name, cell, problem, tuple(these), self.quick, draws))
+                        for part in [these] if self.benchmark.device == CPU else [[m] for m in these]:
+                            found.append(Job(self.benchmark, name, cell, problem, tuple(part), self.quick, draws))
         return found
 
     def _draws(self, method: Method, suite: str) -> int | None:
@@ -160,30 +178,49 @@ class Job:
     draws: int | None
 
     def __call__(self, keep: Callable[[table.Row], None]) -> None:
-        """Compute the rows, one at a time."""
-        case = self.benchmark.build(self.suite, self.cell, self.problem, self.quick, self.draws)
+        """Compute the rows, one at a time; one for which this machine lacks something says so."""
         for method in self.methods:
-            keep(self.benchmark.measure(method, case))
+            try:
+                case = _problem(self.benchmark, self.suite, self.cell, self.problem, self.quick, self.draws)
+                row = self.benchmark.measure(method, case)
+            except Exception as error:
+                if not lacks(error):
+                    raise
+                known = (self.suite, self.cell, str(self.problem), method.name, method.setting)
+                row = self.benchmark.layout.blank(known, self.draws or 0)
+                row |= {"status": table.LACKING, "reason": table.first_line(error)}
+            keep(row)
 
     def __reduce__(self) -> tuple[Any, ...]:
         rest = (self.suite, self.cell, self.problem, self.methods, self.quick, self.draws)
-        return _job, (self.benchmark.module, self.benchmark.name, rest)
+        return _job, (self.benchmark.module, self.benchmark.name, self.benchmark.device, rest)
 
 
-def _job(module: str, name: str, rest: tuple[Any, ...]) -> Job:
-    return Job(import_module(module).BENCHMARKS[name], *rest)
+@lru_cache(maxsize=2)
+def _problem(benchmark: Benchmark, *which: Any) -> Any:
+    return benchmark.build(*which)
+
+
+@lru_cache(maxsize=8)
+def _benchmark(module: str, name: str, device: str) -> Benchmark:
+    return import_module(module).BENCHMARKS[name].on(device)
+
+
+def _job(module: str, name: str, device: str, rest: tuple[Any, ...]) -> Job:
+    return Job(_benchmark(module, name, device), *rest)
 
 
 def run_plan(plan: Plan, path: Path, workers: int = 2, progress: bool = True) -> int:
     """Compute the rows of ``plan`` that ``path`` does not hold; each is written as soon as it is there.
 
-    Several runs may share a file.
+    Several runs may share a file. Rows that an earlier one could not compute for want of a package or of memory are tried
+    again.
 
     Returns:
         How many rows were computed.
     """
     layout = plan.benchmark.layout
-    rows = {table.key(r): r for r in layout.read(path)}
+    rows = {table.key(r): r for r in layout.read(path) if r["status"] != table.LACKING}
     jobs = plan.jobs({k for k, row in rows.items() if not (plan.renew and plan.benchmark.stale(row))})
     total = sum(len(job.methods) for job in jobs)
     with _bar(total, progress) as report:
@@ -192,33 +229,45 @@ def run_plan(plan: Plan, path: Path, workers: int = 2, progress: bool = True) ->
             layout.add(path, row)
             report(row)
 
-        if workers > 1 and len(jobs) > 1:
-            _in_processes(jobs, workers, keep)
-        else:
-            for job in jobs:
-                job(keep)
+        work(jobs, total, keep, workers, plan.benchmark.device)
     return total
 
 
-def _start(channel: Any) -> None:
-    global _channel
-    from posterior._memory import keep_large_blocks
+def work(tasks: Sequence[Task], total: int, keep: Callable[[Any], None], workers: int = 1, device: str = CPU) -> None:
+    """Do tasks side by side in processes, or here where one is enough.
 
-    torch.set_num_threads(1)
-    keep_large_blocks()
+    Args:
+        tasks: Each is called with a function and calls that with what it finds.
+        total: How many things they find.
+        keep: Is called here with each of them as soon as it is there.
+        workers: Processes.
+        device: Where their networks run.
+    """
+    workers = min(workers, len(tasks))
+    if workers > 1:
+        _in_processes(tasks, total, keep, workers, device)
+        return
+    prepare(device)
+    for task in tasks:
+        task(keep)
+
+
+def _start(channel: Any, device: str, workers: int) -> None:
+    global _channel
+    prepare(device, workers)
     _channel = channel
 
 
-def _work_apart(job: Job) -> None:
-    job(_channel.put)
+def _work_apart(task: Task) -> None:
+    task(_channel.put)
 
 
-def _in_processes(jobs: list[Job], workers: int, keep: Callable[[table.Row], None]) -> None:
+def _in_processes(tasks: Sequence[Task], total: int, keep: Callable[[Any], None], workers: int, device: str) -> None:
     context = multiprocessing.get_context("spawn")
     channel = context.Queue()
-    with ProcessPoolExecutor(workers, context, _start, (channel,)) as pool:
-        pending: list[Future] = [pool.submit(_work_apart, job) for job in jobs]
-        left = sum(len(job.methods) for job in jobs)
+    with ProcessPoolExecutor(workers, context, _start, (channel, device, workers)) as pool:
+        pending: list[Future] = [pool.submit(_work_apart, task) for task in tasks]
+        left = total
         try:
             while left:
                 try:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import platform
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +18,9 @@ from benchmarks.harness.source import ROOT
 
 KEY = ("suite", "cell", "problem", "method", "setting")
 COST = ("nfe", "vjps", "seconds")
-SINCE = ("machine", "revision")  # columns that files of before may lack
+SINCE = ("machine", "revision", "device")  # columns that files of before may lack
+BEFORE = {"device": "cpu"}  # what these have there, where it is not nothing
+OK, LACKING = "ok", "lacking"  # status: has figures; could not be computed for want of a package or of memory
 PACKAGES = ("posterior", "torch", "deepinv", "azula")
 Row = dict[str, str]
 
@@ -42,10 +44,11 @@ class Layout:
         """All columns in order."""
         return (*KEY, "status", "reason", "draws", "point", *self.scores, *self.cost, "settings", "versions", *SINCE)
 
-    def blank(self, known: tuple[str, ...], draws: int, revision: str = "") -> Row:
+    def blank(self, known: tuple[str, ...], draws: int, revision: str = "", device: str = "cpu") -> Row:
         """A row of the key ``known`` that says where and with what it is made, and nothing else."""
         row = dict.fromkeys(self.columns, "") | dict(zip(KEY, known, strict=True))
-        return row | {"draws": str(draws), "versions": versions(), "machine": machine(), "revision": revision}
+        made = {"versions": versions(), "machine": machine(), "revision": revision, "device": device}
+        return row | {"draws": str(draws)} | made
 
     def read(self, path: Path) -> list[Row]:
         """All complete rows; a line that a killed run left half written is not one.
@@ -61,7 +64,7 @@ class Layout:
             lacking = set(self.columns) - set(names)
             if not lacking <= {*SINCE, *self.later} or names != tuple(c for c in self.columns if c not in lacking):
                 raise ValueError(f"{path} has columns {list(names)}; wanted {list(self.columns)}")
-            blank = dict.fromkeys(lacking, "")
+            blank = dict.fromkeys(lacking, "") | {k: v for k, v in BEFORE.items() if k in lacking}
             return [blank | row for row in reader if None not in row and None not in row.values() and row["versions"]]
 
     def write(self, path: Path, rows: list[Row]) -> None:
@@ -77,9 +80,34 @@ class Layout:
 
     def add(self, path: Path, row: Row) -> None:
         """One row more, or another of the same key; rows that other processes add meanwhile are kept."""
+        self._change(path, lambda rows: rows | {key(row): row})
+
+    def merge(self, path: Path, rows: list[Row]) -> tuple[int, int]:
+        """Rows of another file, in the place of those of the same key.
+
+        A row that has no figures takes the place of none that has, and one that could not be computed for want of a package
+        or of memory says nothing.
+
+        Returns:
+            How many are new, and how many took another's place.
+        """
+        fresh = replaced = 0
+
+        def take(there: dict[tuple[str, ...], Row]) -> dict[tuple[str, ...], Row]:
+            nonlocal fresh, replaced
+            wanted = {key(r): r for r in rows if r["status"] != LACKING}
+            wanted = {k: r for k, r in wanted.items() if r["status"] == OK or k not in there or there[k]["status"] != OK}
+            replaced = sum(k in there and there[k] != r for k, r in wanted.items())
+            fresh = sum(k not in there for k in wanted)
+            return there | wanted
+
+        self._change(path, take)
+        return fresh, replaced
+
+    def _change(self, path: Path, change: Callable[[dict[tuple[str, ...], Row]], dict[tuple[str, ...], Row]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path.parent):
-            self.write(path, list(({key(r): r for r in self.read(path)} | {key(row): row}).values()))
+            self.write(path, list(change({key(r): r for r in self.read(path)}).values()))
 
 
 def key(row: Row) -> tuple[str, ...]:

@@ -12,17 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.peers.common import PeerProblem, peer_problem, spread
+from benchmarks.peers.common import PeerProblem, peer_problem, seeded, spread
 
 METHODS = ("DPS", "MMPS", "PGDM", "TMPD", "DiffPIR", "TDS")
 NONLINEAR = ("DPS", "MMPS")
 
 
-def run(name: str, given: Any, draws: int, seed: int, settings: dict[str, Any]) -> tuple[Tensor, PeerProblem]:
-    """Draws (N, *event) of a method of `METHODS`, and the problem with its counts."""
-    problem = peer_problem(given, 0.0, spread(given.prior), nonlinear=name in NONLINEAR)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+def run(
+    name: str, given: Any, draws: int, seed: int, settings: dict[str, Any], device: torch.device | str = "cpu"
+) -> tuple[Tensor, PeerProblem]:
+    """Draws (N, *event) of a method of `METHODS`, made on a device and back on the CPU, and the problem with its counts."""
+    problem = peer_problem(given, 0.0, spread(given.prior), nonlinear=name in NONLINEAR, device=device)
+    with seeded(seed, device):
         sampler = _sampler(name, problem, **settings)
         u = sampler(sampler.init((draws, *problem.shape), dtype=torch.float64))
     return problem.to_physical(u), problem
@@ -51,7 +52,7 @@ def _sampler(name: str, problem: PeerProblem, steps: int = 64, eta: float = 1.0,
     from azula.linalg.covariance import IsotropicCovariance
 
     model, y, a, var = denoiser(problem), problem.y, problem.forward, problem.sigma**2
-    common = {"steps": steps, "silent": True, "dtype": torch.float64}
+    common = {"steps": steps, "silent": True, "dtype": torch.float64, "device": problem.device}
     if name == "DPS":
         return dps.DPSSampler(model, y, a, **settings, **common)
     if name == "PGDM":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 import posterior
+from posterior._devices import moved
 from posterior.linalg import cg
 from posterior.problem import Counts, Problem, pilot_noise
 from posterior.svd import LARGEST_MATRIX, SingularSystem, singular_system
@@ -47,6 +49,11 @@ class PeerProblem:
     ours: Problem
     counts: Counts = field(default_factory=Counts)
 
+    @property
+    def device(self) -> torch.device:
+        """Where all this lies."""
+        return self.y.device
+
     def denoise(self, u: Tensor, sigma: Tensor | float) -> Tensor:
         """E[u0 | u], differentiable; computed in float64, returned in the precision of ``u``.
 
@@ -67,9 +74,9 @@ class PeerProblem:
         return ((mean - self.shift) / self.scale).reshape(u.shape).to(u.dtype)
 
     def to_physical(self, u: Tensor) -> Tensor:
-        """Fields in physical units."""
+        """Fields in physical units, on the CPU."""
         z = self.shift + self.scale * u.detach().double().reshape(len(u), *self.ours.event_shape)
-        return self.prior.affine.to_physical(z)
+        return self.prior.affine.to_physical(z).cpu()
 
     @property
     def small(self) -> bool:
@@ -77,9 +84,10 @@ class PeerProblem:
         return self.y.shape[1] * math.prod(self.shape) <= LARGEST_MATRIX
 
     def matrix(self) -> Tensor:
-        """A as a matrix (m, n), float64."""
+        """A as a matrix (m, n), float64, on the CPU, where it is decomposed in the same way for every device."""
         n = math.prod(self.shape)
-        return self.forward(torch.eye(n, dtype=torch.float64).reshape(n, *self.shape)).T
+        unit = torch.eye(n, dtype=torch.float64, device=self.device)
+        return self.forward(unit.reshape(n, *self.shape)).T.cpu()
 
     def power(self) -> float:
         """Largest eigenvalue of A A^T: from the matrix where that is small, else by 30 power iterations."""
@@ -95,7 +103,7 @@ class PeerProblem:
     def pseudo_inverse(self) -> Callable[[Tensor], Tensor]:
         """A^+: the matrix's where that is small, else 100 conjugate gradients on the normal equations."""
         if self.small:
-            inverse = torch.linalg.pinv(self.matrix(), rtol=RCOND)
+            inverse = torch.linalg.pinv(self.matrix(), rtol=RCOND).to(self.device)
             return lambda v: (v @ inverse.T).reshape(-1, *self.shape)
         ridge = RCOND * self.power()
         return lambda v: cg(lambda x: self._normal(x) + ridge * x, self._adjoint(v), iterations=100, stop=0.0)[0]
@@ -116,7 +124,28 @@ class PeerProblem:
         self.counts.vjps += len(gradient)
 
 
-def peer_problem(given: Any, shift: float, scale: float, image: bool = False, nonlinear: bool = False) -> PeerProblem:
+@contextmanager
+def seeded(seed: int, device: torch.device | str) -> Iterator[None]:
+    """torch's global random numbers, which libraries draw from, set to a seed meanwhile and then put back as they were."""
+    there = torch.device(device).type == "cuda" or torch.cuda.is_initialized()
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count())) if there else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def generator(seed: int, device: torch.device | str) -> torch.Generator:
+    """One of their own, where they take it."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+def peer_problem(
+    given: Any,
+    shift: float,
+    scale: float,
+    image: bool = False,
+    nonlinear: bool = False,
+    device: torch.device | str = "cpu",
+) -> PeerProblem:
     """A problem of ours for a library.
 
     Data are divided by ``scale`` and the typical scale of the prior, the operator's value at u = 0 is taken from them where
@@ -130,11 +159,12 @@ def peer_problem(given: Any, shift: float, scale: float, image: bool = False, no
     Other arguments:
         image: Whether a vector (d,) is shown as an image (1, 1, d).
         nonlinear: Whether the library takes a nonlinear operator.
+        device: Where copies of prior, operator and data are to lie.
 
     Raises:
         ValueError: If the noise is not Gaussian, or the operator is not linear where it must be.
     """
-    prior, likelihood = given.prior, given.likelihood
+    prior, likelihood = moved((given.prior, given.likelihood), device)
     if not isinstance(likelihood, posterior.GaussianLikelihood):
         raise ValueError("wanted Gaussian noise")
     event = tuple(getattr(given, "event_shape", prior.event_shape))
@@ -142,7 +172,8 @@ def peer_problem(given: Any, shift: float, scale: float, image: bool = False, no
     if not (like.model.linear or nonlinear):
         raise ValueError("wanted a linear operator")
     shape = (1, 1, *event) if image and len(event) == 1 else event
-    seen = like.reach.flatten()
+    reach = like.reach.flatten()
+    seen = reach.nonzero().flatten()
     full = tuple(like.y.shape[1:])
     std = like.variance.sqrt().flatten()[seen]
     sigma = float(std.square().mean().sqrt())
@@ -156,13 +187,13 @@ def peer_problem(given: Any, shift: float, scale: float, image: bool = False, no
         return (weights * out.flatten(1)[:, seen]).to(u.dtype)
 
     def adjoint(v: Tensor) -> Tensor:
-        padded = torch.zeros(len(v), len(seen), dtype=torch.float64)
+        padded = torch.zeros(len(v), len(reach), dtype=torch.float64, device=v.device)
         padded[:, seen] = weights * v.detach().double()
         return (scale * like.model.transpose(padded.reshape(-1, *full))).reshape(-1, *shape).to(v.dtype)
 
     y = like.y.flatten(1)
     if linear:
-        y = y - like.model.predict(torch.full((1, *event), shift, dtype=torch.float64)).flatten(1)
+        y = y - like.model.predict(y.new_full((1, *event), shift)).flatten(1)
     ours = Problem(prior, like, event)
     return PeerProblem(
         prior, shift, scale, shape, forward, adjoint if linear else None, weights * y[:, seen], sigma / unit, ours

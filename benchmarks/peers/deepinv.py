@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers.common import PeerProblem, peer_problem, span, spread
+from benchmarks.peers.common import PeerProblem, generator, peer_problem, seeded, span, spread
 
 METHODS = ("DPS", "DiffusionDPS", "PiGDM", "MomentMatching", "ALD", "ScoreSDE", "ILVR", "DiffPIR", "DDRM", "ULA")
 NONLINEAR = ("DPS", "DiffusionDPS")
@@ -31,14 +31,15 @@ class Denoiser(torch.nn.Module):
         return self.problem.denoise(x, sigma)
 
 
-def run(name: str, given: Any, draws: int, seed: int, settings: dict[str, Any]) -> tuple[Tensor, PeerProblem]:
-    """Draws (N, *event) of a method of `METHODS`, and the problem with its counts."""
+def run(
+    name: str, given: Any, draws: int, seed: int, settings: dict[str, Any], device: torch.device | str = "cpu"
+) -> tuple[Tensor, PeerProblem]:
+    """Draws (N, *event) of a method of `METHODS`, made on a device and back on the CPU, and the problem with its counts."""
     unit = settings.get("units", "[0, 1]") == "unit variance"
     shift, scale = (0.0, spread(given.prior)) if unit else (-span(given), 2 * span(given))
-    problem = peer_problem(given, shift, scale, image=True, nonlinear=name in NONLINEAR)
+    problem = peer_problem(given, shift, scale, image=True, nonlinear=name in NONLINEAR, device=device)
     rest = {k: v for k, v in settings.items() if k != "units"}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, device):
         u = _RUN[name](problem, draws, seed, unit, **rest)
     return problem.to_physical(u), problem
 
@@ -49,13 +50,13 @@ def physics(problem: PeerProblem) -> Any:
 
     noise = deepinv.physics.GaussianNoise(problem.sigma)
     if problem.adjoint is None:
-        return deepinv.physics.Physics(A=lambda x, **_: problem.forward(x), noise_model=noise)
+        return deepinv.physics.Physics(A=lambda x, **_: problem.forward(x), noise_model=noise).to(problem.device)
     return deepinv.physics.LinearPhysics(
         A=lambda x, **_: problem.forward(x),
         A_adjoint=lambda y, **_: problem.adjoint(y),
         noise_model=noise,
         img_size=problem.shape,
-    )
+    ).to(problem.device)
 
 
 def decomposed(problem: PeerProblem) -> tuple[Any, Tensor]:
@@ -66,9 +67,9 @@ def decomposed(problem: PeerProblem) -> tuple[Any, Tensor]:
         return _without_matrix(problem)
     matrix = problem.matrix()
     m, n = matrix.shape
-    u, s, vh = torch.linalg.svd(matrix)
+    u, s, vh = (part.to(problem.device) for part in torch.linalg.svd(matrix))
     k = len(s)
-    mask = torch.zeros(1, n, dtype=torch.float64)
+    mask = s.new_zeros(1, n)
     mask[0, :k] = s
 
     def pad(c: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ def decomposed(problem: PeerProblem) -> tuple[Any, Tensor]:
         img_size=problem.shape,
         noise_model=deepinv.physics.GaussianNoise(problem.sigma),
     )
-    return found, problem.y
+    return found.to(problem.device), problem.y
 
 
 def _without_matrix(problem: PeerProblem) -> tuple[Any, Tensor]:
@@ -100,15 +101,15 @@ def _without_matrix(problem: PeerProblem) -> tuple[Any, Tensor]:
         img_size=problem.shape,
         noise_model=deepinv.physics.GaussianNoise(problem.sigma),
     )
-    offset = system.gains * system.analyse(torch.full((1, *event), problem.shift, dtype=torch.float64))
-    return found, problem.sigma * (system.data - offset).flatten(1)
+    offset = system.gains * system.analyse(system.gains.new_full((1, *event), problem.shift))
+    return found.to(problem.device), problem.sigma * (system.data - offset).flatten(1)
 
 
 def _dps(problem: PeerProblem, draws: int, seed: int, unit: bool, **settings: Any) -> Tensor:
     import deepinv
 
-    rng = torch.Generator().manual_seed(seed)
-    sampler = deepinv.sampling.DPS(Denoiser(problem), rng=rng, minus_one_one=not unit, **settings)
+    rng, device = generator(seed, problem.device), problem.device
+    sampler = deepinv.sampling.DPS(Denoiser(problem), rng=rng, device=device, minus_one_one=not unit, **settings)
     return sampler(problem.y.expand(draws, -1), physics(problem), x_init=(draws, *problem.shape), seed=seed)
 
 
@@ -120,13 +121,14 @@ def _diffusion(kind: str):  # noqa: ANN202
 
         denoiser = Denoiser(problem)
         takes = {"PiGDM": "denoiser", "MomentMatching": "denoiser", "DPS": "denoiser", "ScoreSDE": "rng", "ILVR": "rng"}
-        part = {"denoiser": denoiser, "rng": torch.Generator().manual_seed(seed)}
+        device = problem.device
+        part = {"denoiser": denoiser, "rng": generator(seed, device)}
         own = {takes[kind]: part[takes[kind]]} if kind in takes else {}
         fidelity = getattr(sampling, f"{kind}DataFidelity")(**own, **_named(settings))
-        sde = sampling.VarianceExplodingDiffusion(alpha=alpha)
-        rng = torch.Generator().manual_seed(seed)
-        solver = sampling.EulerSolver(timesteps=torch.linspace(1, 0.001, steps, dtype=torch.float64), rng=rng)
-        model = sampling.PosteriorDiffusion(fidelity, denoiser, sde, solver, minus_one_one=not unit)
+        sde = sampling.VarianceExplodingDiffusion(alpha=alpha, device=device)
+        times = torch.linspace(1, 0.001, steps, dtype=torch.float64, device=device)
+        solver = sampling.EulerSolver(timesteps=times, rng=generator(seed, device))
+        model = sampling.PosteriorDiffusion(fidelity, denoiser, sde, solver, device=device, minus_one_one=not unit)
         return model(problem.y.expand(draws, -1), physics(problem), x_init=(draws, *problem.shape), seed=seed)
 
     return run
@@ -159,7 +161,7 @@ def _ula(
 def _diffpir(problem: PeerProblem, draws: int, seed: int, unit: bool, **settings: Any) -> Tensor:
     import deepinv
 
-    sampler = deepinv.sampling.DiffPIR(Denoiser(problem), deepinv.optim.L2(), **settings)
+    sampler = deepinv.sampling.DiffPIR(Denoiser(problem), deepinv.optim.L2(), device=problem.device, **settings)
     return sampler(problem.y.float().expand(draws, -1), physics(problem))
 
 

@@ -10,11 +10,12 @@ import torch
 
 import posterior
 from benchmarks.__main__ import main
+from benchmarks.fields import tuning
 from benchmarks.fields.benchmark import BENCHMARKS, LAYOUT
 from benchmarks.fields.brains import brain_crop
 from benchmarks.fields.cases import Case
 from benchmarks.fields.classical.gaussian import exact_gaussian
-from benchmarks.fields.compare import at_equal_calls, claim_lines, lead, mri_claim, score_of, within_calls
+from benchmarks.fields.compare import at_equal_calls, claim_lines, lead, mri_claim, score_of, speed, within_calls
 from benchmarks.fields.figures import panels
 from benchmarks.fields.gridded import held_out
 from benchmarks.fields.html import html_page
@@ -46,6 +47,7 @@ from benchmarks.registry import BENCHMARKS as EVERY, DOCS, FIELDS_RESULTS, MAPS
 from operators import Inpainting
 from posterior.priors.labels import Labels
 from posterior.recipes.training.data import Fields
+from tests.elsewhere import AWAY, elsewhere
 
 SIDE = 12
 
@@ -157,6 +159,36 @@ class TestMethods:
         assert a.samples.shape == (4, 1, SIDE, SIDE) and a.nfe > 0 and not a.point
         assert torch.equal(a.samples, b.samples)
 
+    # azula's MMPS takes a forward derivative, which tensors of `tests.elsewhere` do not have; generators are of real devices.
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize("name", [f"{lib} {kind}" for lib, kinds in PEERS.items() for kind in kinds if kind != "MMPS"])
+    def test_peers_keep_to_their_device(self, case, name, monkeypatch):
+        """All that they compute with lies there, the draws come back, and are those of the CPU."""
+        monkeypatch.setattr("benchmarks.peers.deepinv.generator", lambda seed, device: None)
+        short = {"max_iter": 5} if "ULA" in name or name == "deepinv DiffPIR" else {"steps": 3}
+        short = {"num_steps": 3} if name == "deepinv DPS" else short
+        suite, few = replace(BENCHMARKS["mri"].suite, few_draws=2), replace(case, draws=2)
+        here = run(Method(name), few, suite, short)
+        with elsewhere():
+            there = run(Method(name), few, suite, short, AWAY)
+        assert type(there.samples) is torch.Tensor and there.samples.device.type == "cpu"
+        torch.testing.assert_close(there.samples, here.samples, rtol=1e-4, atol=1e-4 * float(here.samples.abs().max()))
+        assert (there.nfe, there.vjps) == (here.nfe, here.vjps)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+    @pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch, as azula is imported
+    @pytest.mark.parametrize(
+        ("name", "short"), [(DEFAULT, {}), ("deepinv DPS", {"num_steps": 20}), ("azula MMPS", {"steps": 8})]
+    )
+    def test_on_a_gpu(self, name, short):
+        benchmark = BENCHMARKS["blur"].on("cuda")
+        case = benchmark.build("blur", "brain, motion blur", 0, quick=True, draws=4)
+        a, b = (benchmark.measure(Method(name), case, short) for _ in range(2))
+        assert (a["status"], a["device"]) == ("ok", torch.cuda.get_device_name()), a["reason"]
+        assert float(a["seconds"]) > 0 and float(a["memory"]) > 0
+        assert float(a["crps"]) == pytest.approx(float(b["crps"]), rel=1e-4)
+        assert benchmark.measure(Method("Wiener"), case)["device"] == "cpu"
+
     def test_large_problems_are_put_to_peers_without_matrices(self, case, monkeypatch):
         """Norm, pseudo-inverse and singular system agree with those of the matrix."""
         peer = peer_problem(case, -3.0, 6.0)
@@ -206,6 +238,13 @@ class TestMethods:
         assert problems_of(Method("azula PGDM", EQUAL_TUNED), suite, "8x") == 0  # not tuned there
         rows = [r for these in read_rows(FIELDS_RESULTS).values() for r in these if r["setting"] == EQUAL_TUNED]
         assert rows and all(chosen(r["suite"], r["cell"], f"{r['method']}, {EQUAL}") for r in rows)
+
+    def test_methods_that_are_dear_on_a_cpu_have_as_many_problems_on_a_gpu(self, case):
+        suite = BENCHMARKS["mri"].suite
+        for cell, count in suite.problems.items():
+            for method in (Method("deepinv DPS"), Method("azula TDS", EQUAL), Method("MMPS"), Method(DEFAULT, "4 steps")):
+                assert problems_of(method, suite, cell, "cuda") == count >= problems_of(method, suite, cell)
+        assert problems_of(Method("deepinv ULA", "tuned"), replace(suite, name="none"), "4x", "cuda") == 0  # never tuned
 
     @pytest.mark.parametrize("name", list(BENCHMARKS))
     def test_nobody_is_tuned_more_than_the_others(self, name):
@@ -268,6 +307,31 @@ class TestCompare:
         point = lines("L1-wavelet", "tuned", (27.0, 28.0, 29.0), 0, point="yes", psnr_all="")
         assert table([*rows, *point], suite)[2].count("28.00") == 2  # of a point estimate both are one
 
+    def test_times_are_compared_on_one_device_only(self):
+        """Accuracy counts wherever it was computed."""
+        gpu = {"device": "A GPU", "draws": "20", "crps": "0.5"}
+        ours = [r | {"draws": "20", "seconds": "4", "crps": "0.4"} for r in lines(DEFAULT, "default", (30.0, 31.0))]
+        slow = [r | {"seconds": "60"} | gpu for r in lines("azula MMPS", "default", (29.0, 30.0), 64)]
+        assert speed([*ours, *slow]) == ""
+        assert "leads by 20 %" in lead([*ours, *slow], "crps", 4)
+        there = [r | {"problem": f"1{r['problem']}", "seconds": "6", "device": "A GPU"} for r in ours]
+        near = [r | {"problem": f"1{r['problem']}"} for r in slow]
+        assert speed([*ours, *slow, *there, *near]) == "0.10 of that of azula MMPS, on A GPU"
+        here = [r | {"device": "cpu", "seconds": "8"} for r in slow]
+        words = "0.10 of that of azula MMPS, on A GPU; 0.50 of that of azula MMPS"
+        assert speed([*ours, *there, *near, *here]) == words
+        better = [r | {"crps": "0.3"} for r in near]
+        assert speed([*ours, *there, *better]) == "not reached (azula MMPS), on A GPU"
+
+    def test_the_table_says_where_a_line_was_computed(self):
+        suite, ours = BENCHMARKS["mri"].suite, lines(DEFAULT, "default", (30.0, 31.0), seconds="4.0")
+        assert " on |" not in table(ours, suite)[0]
+        peers = lines("azula MMPS", "default", (29.0, 30.0), seconds="3.0", device="A GPU")
+        mixed = [ours[0], ours[1] | {"device": "A GPU"}]
+        head, _, first, second, *_, words = table([*mixed, *peers], suite)
+        assert head.endswith("| s | on |") and words == "GPU: A GPU."
+        assert first.endswith("|  | CPU, GPU |") and second.endswith("| 3.0 | GPU |")
+
     def test_without_a_truth_withheld_data_decide(self):
         rows = [r | {"crps": "", "psnr": "", "psnr_all": "", "held_chi2": r["crps"]} for r in self.rows]
         assert score_of(rows) == "held_chi2" and score_of(self.rows) == "crps"
@@ -294,6 +358,31 @@ class TestRun:
         assert "mri: 0 rows computed" in capsys.readouterr().out
         page = (tmp_path / "a" / "results.md").read_text()
         assert f"| {DEFAULT} | 1 | 4 |" in page and "| SENSE-CG (point) | 1 |  |" in page
+
+    def test_what_a_run_left_in_a_folder_is_taken_over(self, tmp_path, monkeypatch):
+        main(
+            ["run", "blur", "--cells", "brain, Gaussian blur", "--methods", "Wiener", "--problems", "1", "--workers", "1"]
+            + ["--silent", "--no-pages", "--out", str(tmp_path / "there")]
+        )
+        home = {"results_path": lambda name: tmp_path / "here" / f"{name}.csv", "MAPS": tmp_path / "here" / "maps"}
+        for name, value in {**home, "TUNED": tmp_path / "here" / "tuned.json"}.items():
+            monkeypatch.setattr(f"benchmarks.__main__.{name}", value)
+        tuning.merge(tmp_path / "there" / "tuned.json", {"blur": {"a cell": {"a method": {"chosen": {}}}}})
+        main(["merge", str(tmp_path / "there"), "--no-pages"])
+        assert [r["method"] for r in LAYOUT.read(tmp_path / "here" / "blur.csv")] == ["Wiener"]
+        folder = maps_path(tmp_path / "here" / "maps", "blur", "brain, Gaussian blur")
+        assert {p.name for p in folder.iterdir()} == {"truth.npz", "Wiener (tuned).npz"}
+        assert "a method" in tuning.read(tmp_path / "here" / "tuned.json")["blur"]["a cell"]
+
+    def test_a_search_is_kept_and_not_done_again(self, tmp_path, capsys):
+        path = tmp_path / "tuned.json"
+        wanted = list(tuning.searches("blur", ["Wiener"], ["brain, Gaussian blur"], None))
+        assert [tuning.tune(wanted, path) for _ in range(2)] == [1, 0]
+        entry = tuning.read(path)["blur"]["brain, Gaussian blur"]["Wiener"]
+        scores = [one["crps"] for one in entry["log"]]
+        assert len(scores) == 4 and entry["chosen"] == entry["log"][scores.index(min(scores))]["settings"]
+        assert entry["chosen"] == chosen("blur", "brain, Gaussian blur", "Wiener")
+        assert not list(tuning.searches("mri", ["azula MMPS"], ["whole, 4x"], None))  # too large to try settings on
 
     def test_measured_k_space_is_judged_by_what_was_withheld(self, data_file):
         data_file("mri-cartesian-kspace")

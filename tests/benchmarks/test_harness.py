@@ -6,9 +6,11 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from benchmarks.__main__ import main
 from benchmarks.harness import source
+from benchmarks.harness.device import lacks
 from benchmarks.harness.runner import Benchmark, Method, Plan, run_plan
 from benchmarks.harness.statistics import median_interval, paired
 from benchmarks.harness.table import Layout, machine, versions
@@ -30,10 +32,25 @@ class TestRows:
         path = tmp_path / "rows.csv"
         self.layout.write(path, [self.row("10"), self.row("2")])
         assert [r["problem"] for r in self.layout.read(path)] == ["2", "10"]
-        old = [",".join(line.split(",")[:-2]) for line in path.read_text().replace(f'"{machine()}"', "x").splitlines()]
+        old = [",".join(line.split(",")[:-3]) for line in path.read_text().replace(f'"{machine()}"', "x").splitlines()]
         path.write_text("\n".join(old) + "\n")
         assert [r["problem"] for r in self.layout.read(path)] == ["2", "10"]
-        assert all(r["machine"] == "" for r in self.layout.read(path))
+        assert all((r["machine"], r["device"]) == ("", "cpu") for r in self.layout.read(path))
+
+    def test_rows_of_another_machine_are_merged(self, tmp_path):
+        """Figures take the place of others, never of nothing; and what a machine lacked says nothing."""
+        path = tmp_path / "rows.csv"
+        here = [self.row(i) | {"status": "ok"} for i in "012"] + [self.row("3") | {"status": "failed", "score": ""}]
+        self.layout.write(path, here)
+        gpu = {"device": "A GPU", "score": "2.5"}
+        there = [self.row(i) | gpu | {"status": "ok"} for i in "034"]
+        there += [self.row("1") | gpu | {"status": "failed"}, self.row("2") | gpu | {"status": "lacking"}]
+        there += [self.row("5") | gpu | {"status": "lacking"}, self.row("6") | gpu | {"status": "n/a"}]
+        assert self.layout.merge(path, there) == (2, 2)
+        found = {r["problem"]: (r["device"], r["status"]) for r in self.layout.read(path)}
+        kept, taken = ("cpu", "ok"), ("A GPU", "ok")
+        assert found == {"0": taken, "1": kept, "2": kept, "3": taken, "4": taken, "6": ("A GPU", "n/a")}
+        assert self.layout.merge(path, there) == (0, 0)
 
     def test_two_runs_at_once_keep_the_rows_of_both(self, tmp_path):
         """Each writes the whole file after every row, and must not bring back the file that it began with."""
@@ -108,6 +125,29 @@ class TestSource:
         assert measured == [0, 1, 1]
         assert [r["score"] for r in benchmark.layout.read(path)] == ["0", "1"]
 
+    def test_what_a_machine_lacks_is_said_and_tried_again(self, tmp_path):
+        class Lacking(Counted):
+            def measure(self, method, case, settings=None):
+                raise ModuleNotFoundError("No module named 'sigpy'")
+
+        path = tmp_path / "rows.csv"
+        for benchmark, status in ((Lacking(), "lacking"), (Counted(), "")):
+            plan = Plan(benchmark, tuple(benchmark.methods()), benchmark.suites)
+            assert run_plan(plan, path, workers=1, progress=False) == 2
+            assert [r["status"] for r in benchmark.layout.read(path)] == [status] * 2
+        assert run_plan(plan, path, workers=1, progress=False) == 0
+
+    def test_only_what_says_nothing_of_the_method_is_lacking(self):
+        assert lacks(ImportError()) and lacks(torch.OutOfMemoryError()) and lacks(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"))
+        assert not lacks(RuntimeError("shapes differ")) and not lacks(FloatingPointError("3 of 4 draws are not finite"))
+
+    def test_a_gpu_is_given_one_row_at_a_time(self):
+        benchmark = Counted()
+        two = (Method("method"), Method("method", "tuned"))
+        assert [len(j.methods) for j in Plan(benchmark, two, benchmark.suites).jobs(set())] == [2, 2]
+        benchmark.device = "cuda"
+        assert [len(j.methods) for j in Plan(benchmark, two, benchmark.suites).jobs(set())] == [1, 1, 1, 1]
+
 
 class Counted(Benchmark):
     """Two problems that cost nothing."""
@@ -156,6 +196,10 @@ class TestCommand:
     def test_names_are_checked(self, capsys):
         with pytest.raises(ValueError, match="'Magic'"):
             main(["run", "mri", "--quick", "--methods", "Magic"])
+        with pytest.raises(ValueError, match="exact runs on the CPU alone"):
+            main(["run", "exact", "--quick", "--device", "cuda"])
+        with pytest.raises(ValueError, match="device 'gpu' is not there"):
+            main(["run", "mri", "--quick", "--device", "gpu"])
         with pytest.raises(SystemExit):
             main(["run", "--quick", "--full"])
         assert "not allowed with" in capsys.readouterr().err
