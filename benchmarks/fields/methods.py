@@ -28,6 +28,7 @@ PEERS = {
     "deepinv": ("DPS", "DiffusionDPS", "PiGDM", "MomentMatching", "ALD", "ScoreSDE", "ILVR", "DiffPIR", "DDRM", "ULA"),
     "azula": ("DPS", "MMPS", "PGDM", "TMPD", "DiffPIR", "TDS"),
 }
+LOADED = {"deepinv": ("deepinv",), "azula": ("azula.sample", *(f"azula.guidance.{k.lower()}" for k in PEERS["azula"]))}
 MOST_AT_ONCE = 20  # draws in a batch of ours on a CPU; a GPU is given all
 MOST_TRIED = 5  # settings tried of one method on one kind of problem, the default among them
 # Too large to try settings of samplers on, so that these take what was chosen on another cell.
@@ -165,6 +166,8 @@ def run(method: Method, case: Case, suite: Suite, settings: dict[str, Any] | Non
             return _classical(method, case, suite, settings, used)
     if method.name not in CHEAP and device == CPU:
         case = replace(case, draws=min(case.draws, suite.few_draws))
+    for module in LOADED.get(library(method) or "", ()):
+        import_module(module)  # before the clock starts
     warm_up(case.prior, case.event_shape, case.draws, device)
     with meter(device) as used:
         return _peer(method, case, settings, used) if library(method) else _ours(method, case, settings, used)
