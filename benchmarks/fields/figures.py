@@ -33,12 +33,12 @@ def accuracy(rows: list[Row], units: str) -> Figure | None:
     """
     fine = [r for r in rows if r["status"] == "ok" and r["crps"] and not r["point"]]
     shared = _shared(fine)
-    points: dict[str, list[tuple[float | None, float, float]]] = {}
-    ran = Counter(next(iter(on)) for on in map(devices, groups(fine, "method", "setting").values()) if len(on) == 1)
+    lines = groups([r for r in fine if r["problem"] in shared], "method", "setting")
+    lines = {k: v for k, v in lines.items() if {r["problem"] for r in v} >= shared and float(v[0]["nfe"])}
+    ran = Counter(next(iter(on)) for on in map(devices, lines.values()) if len(on) == 1)
     device = max(ran, key=lambda d: (ran[d], d)) if ran else CPU
-    for (method, _), these in groups([r for r in fine if r["problem"] in shared], "method", "setting").items():
-        if not {r["problem"] for r in these} >= shared or not float(these[0]["nfe"]):
-            continue
+    points: dict[str, list[tuple[float | None, float, float]]] = {}
+    for (method, _), these in lines.items():
         seconds = None
         if devices(these) == {device}:
             seconds = sum(float(r["seconds"]) / float(r["draws"]) for r in these) / len(these)

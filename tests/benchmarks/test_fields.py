@@ -16,7 +16,7 @@ from benchmarks.fields.brains import brain_crop
 from benchmarks.fields.cases import Case
 from benchmarks.fields.classical.gaussian import exact_gaussian
 from benchmarks.fields.compare import at_equal_calls, claim_lines, lead, mri_claim, score_of, speed, within_calls
-from benchmarks.fields.figures import panels
+from benchmarks.fields.figures import accuracy, panels
 from benchmarks.fields.gridded import held_out
 from benchmarks.fields.html import html_page
 from benchmarks.fields.maps import FOLDER, maps_path, read_maps
@@ -322,6 +322,15 @@ class TestCompare:
         assert speed([*ours, *there, *near, *here]) == words
         better = [r | {"crps": "0.3"} for r in near]
         assert speed([*ours, *there, *better]) == "not reached (azula MMPS), on A GPU"
+
+    def test_the_curve_against_time_is_of_one_device(self):
+        made = {"draws": "20", "seconds": "2"}
+        gpu = [r | made | {"device": "A GPU"} for name in (DEFAULT, "azula MMPS") for r in lines(name, "default", (30.0, 31.0))]
+        rows = [*gpu, *(r | made for r in lines("deepinv DiffPIR", "default", (29.0, 30.0)))]
+        rows += [r | made for r in lines("Wiener", "default", (20.0, 21.0), 0)]
+        axes = accuracy(rows, "1").axes
+        assert [sum(len(line.get_xdata()) for line in ax.lines) for ax in axes[:2]] == [2, 3]
+        assert axes[0].get_xlabel() == "seconds a draw, A GPU"
 
     def test_the_table_says_where_a_line_was_computed(self):
         suite, ours = BENCHMARKS["mri"].suite, lines(DEFAULT, "default", (30.0, 31.0), seconds="4.0")
