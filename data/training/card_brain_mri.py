@@ -19,6 +19,7 @@ from brain_images import BrainImages, phase
 from torch import Tensor
 from train_brain_mri import brain_prior
 
+import posterior
 from posterior.io.registry import fetch
 from posterior.priors.loading import save_prior
 from posterior.priors.network import NetworkPrior
@@ -140,6 +141,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "priors" / "brain-mri")
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--spread", type=float, default=1.0, help="factor on the standard deviation of the error spectrum")
+    parser.add_argument("--after", action="store_true", help="the run went on from the prior in --out: keep what its card says")
     parser.add_argument("--earlier", type=Path, action="append", default=[], help="folder of an earlier run, for the card")
     parser.add_argument("--check", action="append", default=[], help="a sentence on what was checked, for the card")
     parser.add_argument("--command", action="append", default=[], help="a training command, for the card")
@@ -154,16 +156,23 @@ def main() -> None:
     prior.network.load_state_dict({k: v.half().float() for k, v in state["average"].items()})
     prior.network.requires_grad_(False)
     prior.reference = measured(reference, prior, head_crops(settings["seed"] + 7, args.images), args.spread)
-    prior.card = CARD | {
-        "commands": args.command,
-        "spread": args.spread,
-        "checks": args.check,
-        "loss": [thinned(folder / "loss.csv") for folder in (*args.earlier, args.run)],
-        "settings": settings,
-        "steps_done": state["step"],
-        "parameters": sum(p.numel() for p in prior.network.parameters()),
-        "held_out_rmse": curves(prior, colin27_slices(9)),
-    }
+    before = posterior.load_prior(args.out) if args.after else None
+    prior.coarse = None if before is None else before.coarse
+    known = {} if before is None else before.card
+    prior.card = (
+        CARD
+        | {k: known[k] for k in ("coarse",) if k in known}
+        | {
+            "commands": [*known.get("commands", []), *args.command],
+            "spread": args.spread,
+            "checks": [*known.get("checks", []), *args.check],
+            "loss": known.get("loss", []) + [thinned(folder / "loss.csv") for folder in (*args.earlier, args.run)],
+            "settings": settings,
+            "steps_done": state["step"],
+            "parameters": sum(p.numel() for p in prior.network.parameters()),
+            "held_out_rmse": curves(prior, colin27_slices(9)),
+        }
+    )
     save_prior(prior, args.out, half=True)
     (args.out / "README.md").write_text(page(prior.card))
 

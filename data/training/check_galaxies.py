@@ -12,7 +12,7 @@ import sys
 
 import torch
 from image_priors import put_on_card
-from train_galaxies import MEASURED, SCALE, fields, turned
+from train_galaxies import MEASURED, POOL, SCALE, simulated, turned
 
 import posterior
 from posterior._memory import keep_large_blocks
@@ -31,8 +31,8 @@ def main() -> None:
     keep_large_blocks()
     torch.set_num_threads(1)
     g = torch.Generator().manual_seed(0)
-    held_out = turned(fields(MEASURED + args.held_out, odd=True)[MEASURED:], g)
-    training = turned(fields(args.training, odd=False), g)
+    held_out = turned(simulated(range(2 * MEASURED + 1, 2 * (MEASURED + args.held_out), 2)), g)
+    training = turned(simulated(range(2 * POOL, 2 * (POOL + args.training), 2)), g)
     check = check_prior(
         posterior.load_prior("galaxies"),
         SCALE * held_out,

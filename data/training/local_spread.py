@@ -23,7 +23,7 @@ import posterior
 
 def galaxies() -> Tensor:
     """Simulated fields of odd seeds."""
-    return train_galaxies.fields(48, odd=True) * train_galaxies.SCALE
+    return train_galaxies.simulated(range(1, 97, 2)) * train_galaxies.SCALE
 
 
 def brains() -> Tensor:

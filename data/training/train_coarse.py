@@ -2,12 +2,14 @@
 
 ``python data/training/train_coarse.py brain-mri --run runs/brain-mri-coarse`` (or ``galaxies``); run again to
 resume. The prior itself stays as it is. ``--start`` goes on from the averaged weights of another run. Training images are those
-of the prior, made smaller (see `posterior.priors.coarse`).
+of the prior, made smaller (see `posterior.priors.coarse`). ``--kept`` trains nothing: after the prior itself was trained again,
+the coarse denoiser that it had takes over where it now errs less.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shlex
@@ -176,6 +178,20 @@ def put_on(name: str, coarse: CoarseDenoiser, rows: list[dict[str, float]], comm
     page.write_text("\n".join([before.rstrip(), "", "## High noise", "", *lines]) + f"\n{heading}{after}")
 
 
+def hand_over(task: Task, name: str, coarse: CoarseDenoiser, above: float | None, commands: list[str], seed: int = 0) -> None:
+    """The coarse denoiser in the prior's folder, from ``above`` on: where None, from the least level at which it errs less."""
+    prior = posterior.load_prior(FOLDER / name)
+    prior.coarse = None
+    if above is None:
+        # Where to hand over is chosen on the training population, and the card measured on the other.
+        rows = comparison(prior, coarse, task.make(task.compared, task.sizes[-1][0], seed + 900))
+        better = [r["sigma"] for r in rows if r["coarse"] < r["network"]]
+        above = min([*better, prior.sigma_max])  # beyond which the network was never trained
+    rows = comparison(prior, coarse, task.held_out(task.compared, 5))
+    put_on(name, dataclasses.replace(coarse, above=above), rows, commands)
+    print(name, f"takes over above {above:g}", flush=True)
+
+
 def borrow(folder: Path, lender: str) -> None:
     """Have a prior use the coarse denoiser in another's folder, which is the same, in place of a copy."""
     shutil.rmtree(folder / "coarse")
@@ -189,7 +205,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(TASKS))
-    parser.add_argument("--run", type=Path, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", type=Path)
+    what.add_argument("--kept", action="store_true", help="the coarse denoiser that the prior has, beside today's network")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -203,11 +221,15 @@ def main() -> None:
     parser.add_argument("--above", type=float, help="noise level it takes over at; the least shown at which it errs less")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    args.run.mkdir(parents=True, exist_ok=True)
-    began = time.process_time()
     task = TASKS[args.name]
     fine = posterior.load_prior(FOLDER / args.name)
     assert isinstance(fine.reference, RadialReference)
+    if args.kept:
+        assert fine.coarse is not None
+        hand_over(task, args.name, fine.coarse, args.above, fine.card["coarse"]["commands"])
+        return
+    args.run.mkdir(parents=True, exist_ok=True)
+    began = time.process_time()
     coarse = untrained(task, RadialReference(fine.reference.frequencies, fine.reference.power), args.seed)
     low, high = ((args.lowest or task.sigmas[0]) / task.factor, task.sigmas[1] / task.factor)
     settings = TrainingSettings(
@@ -261,22 +283,9 @@ def main() -> None:
     commands = [*earlier, shlex.join(["python", "data/training/train_coarse.py", *sys.argv[1:]])]
     (args.run / "commands.txt").write_text("\n".join(commands) + "\n")
     for name in task.priors:
-        prior = posterior.load_prior(FOLDER / name)
-        prior.coarse = None
-        above = args.above
-        if above is None:
-            # Where to hand over is chosen on the training population, and the card measured on the other.
-            rows = comparison(prior, coarse, task.make(task.compared, task.sizes[-1][0], args.seed + 900))
-            above = min(r["sigma"] for r in rows if r["coarse"] < r["network"] or not r["network"])
-        put_on(
-            name,
-            CoarseDenoiser(coarse.prior, task.factor, above, start),
-            comparison(prior, coarse, task.held_out(task.compared, 5)),
-            commands,
-        )
+        hand_over(task, name, dataclasses.replace(coarse, start=start), args.above, commands, args.seed)
         if name != task.priors[0]:
             borrow(FOLDER / name, task.priors[0])
-        print(name, f"takes over above {above:g}", flush=True)
 
 
 if __name__ == "__main__":

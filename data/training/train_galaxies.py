@@ -30,6 +30,7 @@ SIZE = 64
 SCALE = 0.04  # about the root-mean-square of a field
 BLOCKS = (32, 64, 96)
 SIGMAS = np.geomspace(0.01, 20, 16)
+POOL = 1500  # fields that the reference Gaussian is fitted on; those of the batches follow
 MEASURED = 96  # held-out fields that the error spectrum is measured on
 CARD = {
     "summary": "fields of galaxies at the scale of Hubble's ACS, any size",
@@ -101,7 +102,6 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "priors" / "galaxies")
     parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--fields", type=int, default=1500, help="for the reference Gaussian; each batch is of new ones")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.995)
@@ -110,13 +110,13 @@ def main() -> None:
     torch.set_num_threads(1)
     args.run.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    reference = RadialReference(*radial_spectrum(simulated(range(0, 2 * args.fields, 2), workers=args.workers)))
+    reference = RadialReference(*radial_spectrum(simulated(range(0, 2 * POOL, 2), workers=args.workers)))
     settings = TrainingSettings(args.steps, args.learning_rate, ema=args.ema, checkpoint_every=400)
     prior = galaxies_prior(reference, (settings.sigma_min, settings.sigma_max), settings.seed)
     recent: list[float] = []
 
     def batches(step: int) -> Tensor:
-        first = args.fields + step * args.batch
+        first = POOL + step * args.batch
         return turned(simulated(range(2 * first, 2 * (first + args.batch), 2)), torch.Generator().manual_seed(step))
 
     def progress(step: int, loss: float) -> None:
