@@ -150,8 +150,8 @@ class Run:
         truth = self.truths[i : i + 1] if self.truths is not None else _draw_truth(prior, draw_seed(self.seed, 3 * i))
         likelihood = self.experiment(truth, torch.Generator().manual_seed(draw_seed(self.seed, 3 * i + 1)))
         path = None if self.folder is None else trial_path(self.folder, i)
-        # Where draws are computed has no part in what they are.
-        what = {name: value for name, value in self.settings.items() if name != "device"}
+        # Where and how many at a time draws are computed has no part in what they are.
+        what = {name: value for name, value in self.settings.items() if name not in ("device", "batch_size")}
         key = f"{self.seed} {self.draws} {what}"
         stored = Checkpoint(path, prior, likelihood, _named(self.sampler), key)
         found = stored.load()
