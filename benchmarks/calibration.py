@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.harness.device import CPU, prepare
 from benchmarks.harness.markdown import markdown
 from benchmarks.harness.source import revision
 from benchmarks.harness.table import first_line, gpu, machine
-from posterior._memory import keep_large_blocks
 from posterior.recipes.calibration import PROBLEMS, SAMPLERS, make_problem, make_sampler, yardstick
 from posterior.uncertainty import Trial, Trials, leave_one_out, recalibrate_spread, tarp
 from posterior.uncertainty._statistics import bootstrap
@@ -297,8 +297,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
     a = parser.parse_args(arguments)
-    keep_large_blocks()
-    torch.set_num_threads(1)
+    prepare(a.device or CPU)
     rows = {(r["problem"], r["sampler"]): r for r in (json.loads(a.results.read_text()) if a.results.exists() else [])}
     for problem in a.problems:
         for sampler in a.samplers:
