@@ -99,7 +99,7 @@ def as_time(date: Any) -> np.datetime64:
 def _harmonics(times: np.ndarray, yearly: int, daily: int) -> np.ndarray:
     times = times.astype("datetime64[s]")
     years = times.astype("datetime64[Y]")
-    start, end = years.astype("datetime64[s]"), (years + 1).astype("datetime64[s]")
+    start, end = years.astype("datetime64[s]"), (years + np.timedelta64(1, "Y")).astype("datetime64[s]")
     days = times.astype("datetime64[D]").astype("datetime64[s]")
     columns = [np.ones(len(times))]
     for part, harmonics in (
