@@ -24,8 +24,9 @@ import torch
 
 from benchmarks.harness.device import CPU, prepare
 from benchmarks.harness.markdown import markdown
-from benchmarks.harness.source import revision
+from benchmarks.harness.source import revision, weights
 from benchmarks.harness.table import first_line, gpu, machine
+from posterior._resources import resource
 from posterior.recipes.calibration import PROBLEMS, SAMPLERS, make_problem, make_sampler, yardstick
 from posterior.uncertainty import Trial, Trials, leave_one_out, recalibrate_spread, tarp
 from posterior.uncertainty._statistics import bootstrap
@@ -99,6 +100,8 @@ def score(problem: str, trials: Trials, sampler: str) -> dict[str, Any]:
         "machine": "; ".join(dict.fromkeys(p["machine"] for p in places)) or machine(),
         "revision": revision(*parts(problem, sampler)),
     }
+    if PROBLEMS[problem].prior is not None:
+        row["prior"] = trained(problem)
     if gpus := dict.fromkeys(p["gpu"] for p in places if p["gpu"]):
         row["gpu"] = ", ".join(gpus)
     if len(trials) > 1:
@@ -154,6 +157,12 @@ def draw(problem: str, sampler: str, size: Size, folder: Path, workers: int, dev
             (folder / PLACES).write_text(json.dumps([*places, here], indent=1) + "\n")
 
 
+def trained(problem: str) -> str | None:
+    """Hash of the weights of a problem's prior as they are today."""
+    prior = PROBLEMS[problem].prior
+    return None if prior is None else weights(resource(f"priors/{prior}"))
+
+
 def drawn_on(folder: Path | None) -> list[dict[str, str]]:
     """Machines, and their GPUs where these were used, that drew the trials of a folder; empty where nobody kept them."""
     path = None if folder is None else folder / PLACES
@@ -167,8 +176,8 @@ for the 90 % one; CRPS is fair; spread / skill is the unbiased ratio, below 1 wh
 are of the ranks (SBC) of pixels, region means and log p(y | x), and of TARP with data-dependent references, from
 {TESTED} trials on. An exact sampler of a perfect prior has p-values above 0.01; here the priors are trained networks,
 and the tests see that they are not perfect. All samplers are at their default settings, GaussianBridge on the
-noise levels of each task's recipe; what is too dear for a laptop has fewer trials and draws, as the table says,
-and its figures are rough. {", ".join(POPULATIONS[:-1])} and {POPULATIONS[-1]} return the weighted particles of one run:
+noise levels of each task's recipe; where the table says fewer than {TESTED} trials, figures are rough.
+{", ".join(POPULATIONS[:-1])} and {POPULATIONS[-1]} return the weighted particles of one run:
 their draws are its particles, resampled by weight, and far fewer here than the 1000 of
 [the exact benchmark](results-exact.md). Seconds were measured on a machine shared with other work."""
 
@@ -213,6 +222,10 @@ def section(problem: str, rows: list[dict[str, Any]]) -> list[str]:
     lines += [f"- {r['sampler']} could not run: `{r['reason']}`" for r in rows if "reason" in r]
     usual = next((r["crps"] for r in good if r["sampler"] == DEFAULT), float("inf"))
     lines += [f"- {r['sampler']} diverged at its default settings." for r in good if r["crps"] > DIVERGED * usual]
+    if earlier := [r["sampler"] for r in good if r.get("prior") != trained(problem)]:
+        lines += wrapped(
+            f"- Drawn with an earlier training of `{PROBLEMS[problem].prior}` than the others: {', '.join(earlier)}."
+        )
     gpus = {
         name: [r["sampler"] for r in good if r.get("gpu") == name] for name in sorted({r["gpu"] for r in good if "gpu" in r})
     }
@@ -284,6 +297,13 @@ def _inside(check: dict[str, Any]) -> list[str]:
     return [f"{100 * m:.1f} ({100 * low:.1f} to {100 * high:.1f})" for m, low, high in (check["before"], check["after"])]
 
 
+def write(rows: dict[tuple[str, str], dict[str, Any]], results: Path, shown: Path) -> None:
+    """Results and page."""
+    results.parent.mkdir(exist_ok=True, parents=True)
+    results.write_text(json.dumps([rows[k] for k in sorted(rows)], indent=1) + "\n")
+    shown.write_text(page([rows[k] for k in sorted(rows)]))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration", description=__doc__.splitlines()[0])
@@ -294,11 +314,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", help="where to draw, such as cuda; the CPU if not given")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--score", action="store_true", help="score the trials that are there, and draw none")
+    parser.add_argument("--merge", type=Path, nargs="+", metavar="RESULTS", help="draw none: take over the rows of other runs")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
     a = parser.parse_args(arguments)
     prepare(a.device or CPU)
     rows = {(r["problem"], r["sampler"]): r for r in (json.loads(a.results.read_text()) if a.results.exists() else [])}
+    for other in a.merge or ():
+        rows |= {(r["problem"], r["sampler"]): r for r in json.loads(other.read_text())}
+    if a.merge:
+        write(rows, a.results, a.page)
+        return
     for problem in a.problems:
         for sampler in a.samplers:
             size = SIZES[problem][sampler]
@@ -316,9 +342,7 @@ def main(arguments: list[str] | None = None) -> None:
                 found["reason"] = first_line(error)
             rows[problem, sampler] = found
             print(problem, sampler, found.get("coverage") or found["reason"], flush=True)
-            a.results.parent.mkdir(exist_ok=True, parents=True)
-            a.results.write_text(json.dumps([rows[k] for k in sorted(rows)], indent=1) + "\n")
-            a.page.write_text(page(list(rows.values())))
+            write(rows, a.results, a.page)
 
 
 if __name__ == "__main__":

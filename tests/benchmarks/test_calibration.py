@@ -72,6 +72,23 @@ def test_the_page_shows_rows_reasons_and_what_is_missing(trials):
     assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 200
 
 
+def test_rows_of_an_earlier_training_are_named(trials):
+    row = bench.score("gaussian-field", trials, "GaussianBridge") | {"problem": "mri-4x", "prior": bench.trained("mri-4x")}
+    old = row | {"sampler": "MMPS", "prior": "0" * 10}
+    assert "an earlier training" not in bench.page([row])
+    assert "- Drawn with an earlier training of `brain-mri` than the others: MMPS." in bench.page([row, old])
+
+
+def test_rows_of_other_runs_are_taken_over(trials, tmp_path):
+    row = bench.score("gaussian-field", trials, "GaussianBridge") | {"problem": "mri-4x"}
+    here, other = tmp_path / "here.json", tmp_path / "other.json"
+    here.write_text(json.dumps([row, row | {"sampler": "MMPS", "crps": 1.0}]))
+    other.write_text(json.dumps([row | {"crps": 2.0}]))
+    bench.main(["--merge", str(other), "--results", str(here), "--page", str(tmp_path / "page.md")])
+    assert {r["sampler"]: r["crps"] for r in json.loads(here.read_text())} == {"GaussianBridge": 2.0, "MMPS": 1.0}
+    assert "| MMPS |" in (tmp_path / "page.md").read_text()
+
+
 def test_where_trials_were_drawn_is_kept_beside_them(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "gpu", lambda device: "NVIDIA H100" if device else "")
     size = bench.Size(2, 2)
