@@ -110,12 +110,15 @@ def _mixture(cell: str, name: str, sampler: Any, problems: int) -> Row:
     return {"cell": cell, "method": name, "problems": problems, "nfe": sampler.steps, **mean}
 
 
-def mri_jobs(side: int = 40, slices: int = 4, dear: int = 1) -> Iterator[Job]:
-    """The middle of four colin27 slices, 4x with 8 coils, maps and noise known; the dear samplers on the first."""
+def mri_jobs(side: int = 40, slices: int = 10) -> Iterator[Job]:
+    """The middle of ten colin27 slices, 4x with 8 coils, maps and noise known."""
+    samplers = (
+        ("GaussianBridge", posterior.GaussianBridge(), 20),
+        ("MMPS", posterior.MMPS(64), 4),
+        ("DPS", posterior.DPS(1000), 4),
+    )
     for i in range(slices):
-        yield f"GaussianBridge, slice {i}", lambda i=i: _mri(i, side, "GaussianBridge", posterior.GaussianBridge(), 20)
-    for name, sampler, draws in (("MMPS", posterior.MMPS(64), 4), ("DPS", posterior.DPS(1000), 2)):
-        for i in range(dear):
+        for name, sampler, draws in samplers:
             yield f"{name}, slice {i}", lambda i=i, n=name, s=sampler, d=draws: _mri(i, side, n, s, d)
 
 
