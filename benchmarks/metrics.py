@@ -1,9 +1,11 @@
-"""Distances between a sample and a posterior known in closed form; both samples may be weighted."""
+"""Distances between a sample and a posterior known in closed form, both of which may be weighted; draws that diverged."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+DIVERGED = 100.0  # standard deviations of the truth; no sampler that works is ever so far from it
 
 
 def sliced_w2(
@@ -88,3 +90,14 @@ def weighted_quantile(x: Tensor, weights: Tensor, q: float) -> Tensor:
     left, right = at.gather(0, above - 1), at.gather(0, above)
     share = ((q - left) / (right - left)).clamp(0, 1)
     return torch.lerp(values.gather(0, above - 1), values.gather(0, above), share)[0]
+
+
+def diverged(x: Tensor, truth: Tensor) -> int:
+    """How many draws (N, *event) are farther from the truth (*event) than any that means something.
+
+    A draw has diverged if its root-mean-square error is above `DIVERGED` times the standard deviation of the truth over the
+    event, or is not finite. Fair scores do not see one of many: both of their terms grow by the same amount.
+    """
+    t = truth.double().flatten()
+    error = (x.double().flatten(1) - t).square().mean(1).sqrt()
+    return int((~(error <= DIVERGED * t.std(correction=0))).sum())

@@ -13,7 +13,7 @@ from benchmarks.fields.cases import DEVELOPMENT, Case, Suite
 from benchmarks.fields.maps import keep_maps
 from benchmarks.fields.methods import run
 from benchmarks.fields.perceptual import PACKAGE as STLPIPS
-from benchmarks.fields.scores import SCORES, scores
+from benchmarks.fields.scores import SCORES, require_convergence, scores
 from benchmarks.harness.device import lacks, named
 from benchmarks.harness.runner import Benchmark, Method
 from benchmarks.harness.source import name_of, weights
@@ -85,6 +85,7 @@ class Fields(Benchmark):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 out = run(method, case, self.suite, settings, self.device)
+                require_convergence(out, case)
                 found = scores(out, case)
         except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
             return row | {"status": "n/a", "reason": first_line(error)}

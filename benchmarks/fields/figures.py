@@ -29,9 +29,12 @@ MARKERS = "osD^v<>PX*"
 def accuracy(rows: list[Row], units: str) -> Figure | None:
     """CRPS of each method against seconds and against network work a draw, on the problems that all of them share.
 
-    Against seconds only methods that ran on one and the same device, which is that of most.
+    Against seconds only methods that ran on one and the same device, which is that of most. A method that failed on a problem
+    has no point: on those that are left it would look better than it is.
     """
+    failed = {(r["method"], r["setting"]) for r in rows if r["status"] == "failed"}
     fine = [r for r in rows if r["status"] == "ok" and r["crps"] and not r["point"]]
+    fine = [r for r in fine if (r["method"], r["setting"]) not in failed]
     shared = _shared(fine)
     lines = groups([r for r in fine if r["problem"] in shared], "method", "setting")
     lines = {k: v for k, v in lines.items() if {r["problem"] for r in v} >= shared and float(v[0]["nfe"])}

@@ -85,7 +85,8 @@ def _block(block: str) -> str:
         return f"<h{level}>{_inline(heading[2])}</h{level}>"
     if lines[0].startswith("| "):
         cells = [[c.strip() for c in line.strip("|").split(" | ")] for line in lines]
-        texts = [not all(NUMBER.match(c) for c in column) for column in zip(*cells[2:], strict=True)]
+        columns = zip(cells[0], *cells[2:], strict=True)  # with the head, so that a table without rows has its columns too
+        texts = [not all(NUMBER.match(c) for c in column[1:]) for column in columns]
         head = "".join(f"<th{' class=text' * text}>{_inline(c)}</th>" for c, text in zip(cells[0], texts, strict=True))
         body = "".join("<tr>" + "".join(map(_cell, row, texts)) + "</tr>" for row in cells[2:])
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -205,8 +205,5 @@ def _ours(method: Method, case: Case, settings: dict[str, Any], used: Used) -> O
 def _peer(method: Method, case: Case, settings: dict[str, Any], used: Used) -> Outcome:
     peer = import_module(f"benchmarks.peers.{library(method)}")
     samples, problem = peer.run(method.name.split()[1], case, case.draws, case.problem, settings, used.device)
-    if not torch.isfinite(samples).all():
-        bad = int((~torch.isfinite(samples)).flatten(1).any(1).sum())
-        raise FloatingPointError(f"{bad} of {len(samples)} draws are not finite")
     nfe, vjps = problem.counts.forward / case.draws, problem.counts.vjps / case.draws
     return Outcome(samples, False, nfe, vjps, used.seconds, json.dumps(settings), memory=used.memory)

@@ -24,8 +24,9 @@ from benchmarks.harness.device import CPU
 from benchmarks.harness.markdown import cell, groups, label, markdown, reasons
 from benchmarks.harness.statistics import median_interval
 from benchmarks.harness.table import Row
+from benchmarks.metrics import DIVERGED
 
-HEADER = """# Measured: reconstructions with uncertainty
+HEADER = f"""# Measured: reconstructions with uncertainty
 
 Written by `python -m benchmarks report` from `benchmarks/results`; `python -m benchmarks run` computes what is missing there.
 The same with plots of accuracy against time and panels of reconstructions: `docs/results-benchmarks.html`.
@@ -35,7 +36,11 @@ The same with plots of accuracy against time and panels of reconstructions: `doc
   `benchmarks/fields/grids.json`; baselines with a setting are tuned too. Tuning is on development problems that the tables
   never see (`benchmarks/fields/tuned.json` is the log, shown at the end). A line such as "20 steps" is another budget, for
   the curves.
-- *n*: problems; *draws*: of each. Methods that cost more than a hundred network calls a draw have fewer on a CPU.
+- *n*: problems; *draws*: of each; *failed*: problems whose draws diverged, or on which the method broke down, named at the
+  end of each suite. A draw has diverged if its root-mean-square error is above {DIVERGED:.0f} times the standard deviation of
+  the truth (of withheld data, where no truth is known) or is not finite. One such draw fails the problem, which then has no
+  part in medians, means, tests and curves: fair scores do not see it, since both their terms grow alike. Methods that cost more than a
+  hundred network calls a draw have fewer problems and draws on a CPU.
 - Figures are medians over problems, in brackets the 95 % bootstrap interval of the median where there are three or more.
 - *PSNR* (dB), *SSIM*, *NRMSE* (over the standard deviation of the truth) are of the point estimate: the mean of the first 8
   draws for every method that draws; *all draws*: PSNR of the mean of all of them, however many. *ST-LPIPS*: perceptual
@@ -145,8 +150,13 @@ def table(rows: list[Row], suite: Suite) -> list[str]:
     gpus = sorted({r["device"] for r in rows} - {CPU})
     marks = {CPU: "CPU"} | {gpu: "GPU" + "*" * i for i, gpu in enumerate(gpus)}
     body = []
+    failed = groups([r for r in rows if r["status"] == "failed"], "method", "setting")
     for these in ordered(rows, suite):
-        line = [label(these[0]) + (" (point)" if these[0]["point"] else ""), str(len(these))]
+        bad = len(failed.get((these[0]["method"], these[0]["setting"]), ()))
+        line = [
+            label(these[0]) + (" (point)" if these[0]["point"] else ""),
+            str(len(these)) + (f", {bad} failed" if bad else ""),
+        ]
         line.append("" if these[0]["point"] else _range([int(r["draws"]) for r in these]))
         on = sorted({marks[r["device"]] for r in these})
         body.append([*line, *(_figure(these, column) for column in shown), *([", ".join(on)] if gpus else [])])
@@ -198,7 +208,7 @@ def _verdicts(rows: dict[str, list[Row]]) -> list[str]:
                 figures = lead(of_cell, score, 4), lead(of_cell, "psnr", 2), coverage_lead(of_cell), speed(of_cell)
                 body.append([name, kind, *figures])
     head = ["suite", "cell", "CRPS (withheld chi2)", "PSNR", "distance from 90 % coverage", "time to the best peer's CRPS"]
-    return [WHO, "", *markdown(head, body)]
+    return [WHO, "", *markdown(head, body)] if body else [f"Nobody: there are no figures to hold those of `{DEFAULT}` against."]
 
 
 def _equal(rows: dict[str, list[Row]]) -> list[str]:
@@ -223,7 +233,7 @@ def _tuning() -> list[str]:
             for method, entry in found.items():
                 figures = [e.get("crps", e.get("held_chi2")) for e in entry["log"] if "failed" not in e]
                 words = json.dumps(entry["chosen"]) if entry["chosen"] else "the default"
-                spread = f"{cell(min(figures), 4)} to {cell(max(figures), 4)}" if figures else "none ran"
+                spread = f"{cell(min(figures), 4)} to {cell(max(figures), 4)}" if figures else "all failed"
                 body.append([f"{suite}: {kind}", method, str(len(entry["log"])), f"`{words}`", spread])
     words = (
         "`python -m benchmarks tune`: baselines on two development problems; samplers, ours as the peers', on a small one with "

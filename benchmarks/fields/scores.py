@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.fields.cases import Case
 from benchmarks.fields.perceptual import perceptual_distance
-from benchmarks.metrics import coverage
+from benchmarks.metrics import coverage, diverged
 from posterior.priors.reference import radial_spectrum
 from posterior.uncertainty.scores import crps_members, energy_members
 from posterior.uncertainty.spread import ause, unbiased
@@ -92,6 +92,25 @@ def scores(out: Outcome, case: Case) -> dict[str, float]:
     if out.point or len(fields) < 3:
         return found | {"crps": float((x - t).abs().mean()), "energy": rmse}
     return found | _uncertainty(fields[:, inside], t, out.weights)
+
+
+def require_convergence(out: Outcome, case: Case) -> None:
+    """A row with draws that diverged has no figures; where no truth is known they are held to the withheld data.
+
+    Raises:
+        FloatingPointError: If any draw that has weight diverged, see `diverged`.
+    """
+    drawn = out.samples if out.weights is None else out.samples[out.weights > 0]
+    if case.truth is not None:
+        inside = torch.ones_like(case.truth, dtype=torch.bool) if case.inside is None else case.inside
+        bad = sum(diverged(case.view(x[None])[:, inside], case.truth[inside]) for x in drawn)
+    else:
+        held = case.withheld
+        assert held is not None
+        with torch.no_grad():
+            bad = sum(diverged(held.predict(x[None]), held.y) for x in drawn)
+    if bad:
+        raise FloatingPointError("the point estimate diverged" if out.point else f"{bad} of {len(drawn)} draws diverged")
 
 
 def point_estimate(out: Outcome, draws: int = POINT_DRAWS) -> Tensor:

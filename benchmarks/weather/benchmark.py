@@ -16,6 +16,7 @@ import posterior
 from benchmarks.harness.runner import Benchmark, Method
 from benchmarks.harness.source import name_of
 from benchmarks.harness.table import Layout, Row, first_line, number
+from benchmarks.metrics import diverged
 from benchmarks.weather.cases import DAYS, FOLDS, HOUR, MONTHS, Case, day, fold, prior, window
 from posterior.likelihoods import GaussianLikelihood
 from posterior.priors.analytic import GaussianPrior
@@ -93,14 +94,17 @@ def measure(method: Method, case: Case, settings: dict[str, Any] | None = None) 
     seconds = time.monotonic() - began
     given = case.given
     if given.truth is not None:
-        found, count = score(members, given.truth, area_weights(given.grid)), given.truth.numel()
+        shown, truth, weights = members, given.truth, area_weights(given.grid)
     else:
         held = given.withheld
         assert held is not None
-        predicted = predict(given.prior, held, {"": members}, case.seed)[""]
-        found, count = score(predicted, torch.from_numpy(held["value"].to_numpy().copy())), len(held)
+        shown, weights = predict(given.prior, held, {"": members}, case.seed)[""], None
+        truth = torch.from_numpy(held["value"].to_numpy().copy())
+    if bad := diverged(shown, truth):
+        return row | {"status": "failed", "reason": f"FloatingPointError: {bad} of {len(members)} draws diverged"}
+    found = score(shown, truth, weights)
     figures = {
-        "count": count,
+        "count": truth.numel(),
         "crps": found.crps,
         "coverage90": found.coverage,
         "bias": found.bias,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import product
 from typing import Any
 
@@ -27,7 +28,8 @@ def tune(names: list[str] | None = None, draws: int = 32) -> dict[str, Any]:
         for values in product(*grid.values()):
             settings = dict(zip(grid, values, strict=True))
             rows = [measure(Method(name, "10 calls"), case, settings) for case in cases]
-            crps = sum(float(r["crps"]) for r in rows) / len(rows)
+            failed = any(r["status"] != "ok" for r in rows)
+            crps = math.inf if failed else sum(float(r["crps"]) for r in rows) / len(rows)
             tried.append((crps, settings))
             print(f"{name} {settings}: {crps:.4f}", flush=True)
         kept[name] = min(tried, key=lambda pair: pair[0])[1]

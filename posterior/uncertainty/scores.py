@@ -92,6 +92,10 @@ def crps(trials: Trials, *, seed: int = 0) -> Scores:
     mean |x_i - t| - sum_{i<j} |x_i - x_j| / (S (S - 1)): unbiased for the score of the distribution that the draws
     come from. Usual defaults divide by S^2 and favour few draws.
 
+    One draw that lies far off by W, among S that do not, adds W / S to both terms and does not show: neither here nor in the
+    fair energy score, nor in an error of the mean that is corrected for the number of draws. It shows in the spread (the
+    standard deviation of the draws grows by W / sqrt(S)), so in spread over error, and in the plain error of their mean.
+
     Args:
         trials: With S draws each.
         seed: Breaks ties between ranks.
@@ -105,7 +109,8 @@ def crps(trials: Trials, *, seed: int = 0) -> Scores:
 def energy(trials: Trials, *, seed: int = 0) -> Scores:
     """Fair energy score of the whole event, with its Euclidean norm; units of the event.
 
-    Sees all of the joint distribution, but of a large field little more than its overall spread and bias.
+    Sees all of the joint distribution, but of a large field little more than its overall spread and bias; and not one draw
+    that lies far off among others that do not, see `crps`.
 
     Args:
         trials: Two draws or more each.

@@ -13,9 +13,9 @@ from benchmarks.__main__ import main
 from benchmarks.fields import tuning
 from benchmarks.fields.benchmark import BENCHMARKS, LAYOUT
 from benchmarks.fields.brains import brain_crop
-from benchmarks.fields.cases import Case
+from benchmarks.fields.cases import Case, Withheld
 from benchmarks.fields.classical.gaussian import exact_gaussian
-from benchmarks.fields.compare import at_equal_calls, claim_lines, lead, mri_claim, score_of, speed, within_calls
+from benchmarks.fields.compare import at_equal_calls, by_problem, claim_lines, lead, mri_claim, score_of, speed, within_calls
 from benchmarks.fields.figures import accuracy, panels
 from benchmarks.fields.gridded import held_out
 from benchmarks.fields.html import html_page
@@ -38,7 +38,7 @@ from benchmarks.fields.methods import (
 )
 from benchmarks.fields.perceptual import perceptual_distance
 from benchmarks.fields.report import DEFAULT, read_rows, results_page, table
-from benchmarks.fields.scores import LEVELS, SCORES, Outcome, scores
+from benchmarks.fields.scores import LEVELS, SCORES, Outcome, require_convergence, scores
 from benchmarks.fields.tuning import candidates
 from benchmarks.harness.runner import Method
 from benchmarks.peers.common import peer_problem
@@ -115,6 +115,31 @@ class TestScores:
         names = [n for n in SCORES if n not in ("chi2", "ssim") and not n.startswith("held")]
         a, b = (scores(outcome(x), replace(case, inside=inside)) for x in (draws, spoilt))
         assert [a[n] for n in names] == pytest.approx([b[n] for n in names], nan_ok=True)
+
+    def test_a_draw_that_diverged_fails_the_problem(self, case, exact):
+        """Fair scores do not see it, whatever its size; outside of what is judged, or without weight, it does no harm."""
+        draws = exact.sample(40, seed=4)
+        far = draws.clone()
+        far[17] += 1e6
+        good, bad = (scores(outcome(x), case) for x in (draws, far))
+        assert bad["crps"] == pytest.approx(good["crps"], rel=0.2) and bad["energy"] == pytest.approx(good["energy"], rel=0.2)
+        assert bad["spread_skill"] > 100 and bad["psnr_all"] < -40
+        require_convergence(outcome(draws), case)
+        weights = torch.arange(40) != 17
+        require_convergence(outcome(far, weights=weights.double() / 39), case)
+        far[3, 0, 0, 0] = math.nan
+        with pytest.raises(FloatingPointError, match="^2 of 40 draws diverged$"):
+            require_convergence(outcome(far), case)
+        with pytest.raises(FloatingPointError, match="^the point estimate diverged$"):
+            require_convergence(outcome(far[17:18], point=True), case)
+        held = Withheld(lambda x: x.flatten(1), case.truth.flatten(), 0.1)
+        unknown = replace(case, truth=None, withheld=held)
+        require_convergence(outcome(draws), unknown)
+        with pytest.raises(FloatingPointError, match="^2 of 40 "):
+            require_convergence(outcome(far), unknown)
+        inside = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+        inside[:, 6:] = True
+        require_convergence(outcome(torch.where(inside, draws, far)), replace(case, inside=inside))
 
     def test_few_draws_have_no_wide_intervals(self, case, exact):
         found = scores(outcome(exact.sample(10, seed=0)), case)
@@ -332,6 +357,28 @@ class TestCompare:
         assert [sum(len(line.get_xdata()) for line in ax.lines) for ax in axes[:2]] == [2, 3]
         assert axes[0].get_xlabel() == "seconds a draw, A GPU"
 
+    def test_problems_on_which_a_method_failed_have_no_part(self):
+        """Not in medians, comparisons and curves; the table counts them, and the page says why."""
+        made, suite = {"draws": "20", "seconds": "2"}, BENCHMARKS["mri"].suite
+        rows = [r | made for name in (DEFAULT, "azula MMPS", "azula DPS") for r in lines(name, "default", (30.0, 31.0, 32.0))]
+        rows[3] |= {"status": "failed", "reason": "FloatingPointError: 3 of 20 draws diverged", "crps": "-4e10", "psnr": "-300"}
+        page = results_page({"mri": rows})
+        assert "| azula MMPS | 2, 1 failed | 20 |" in page and "e+10" not in page
+        assert "- azula MMPS: failed on mri 4x: `FloatingPointError: 3 of 20 draws diverged`" in page
+        assert by_problem(rows, "azula MMPS", "default", "crps").keys() == {"1", "2"}
+        assert {line.get_label() for line in accuracy(rows, "1").axes[0].lines} == {DEFAULT, "azula DPS"}
+        assert "| azula DPS | 3 | 20 |" in "\n".join(table(rows, suite))
+
+    def test_one_method_alone_has_a_page(self):
+        """Nobody to compare it with, and no table that is only a head."""
+        for rows in (
+            lines(DEFAULT, "default", (30.0, 31.0), seconds="1"),
+            lines("azula MMPS", "default", (30.0,), status="failed"),
+        ):
+            text = results_page({"mri": rows})
+            assert f"Nobody: there are no figures to hold those of `{DEFAULT}` against." in text
+            assert html_page(text, {"mri": rows}, None).startswith("<!doctype html>")
+
     def test_the_table_says_where_a_line_was_computed(self):
         suite, ours = BENCHMARKS["mri"].suite, lines(DEFAULT, "default", (30.0, 31.0), seconds="4.0")
         assert " on |" not in table(ours, suite)[0]
@@ -392,6 +439,24 @@ class TestRun:
         assert len(scores) == 4 and entry["chosen"] == entry["log"][scores.index(min(scores))]["settings"]
         assert entry["chosen"] == chosen("blur", "brain, Gaussian blur", "Wiener")
         assert not list(tuning.searches("mri", ["azula MMPS"], ["whole, 4x"], None))  # too large to try settings on
+
+    def test_settings_whose_draws_diverged_are_not_chosen(self, monkeypatch):
+        """However good the score of such draws is; where all did, the default stays."""
+        search = tuning.Search("blur", "brain, Gaussian blur", Method("azula MMPS", EQUAL_TUNED))
+        case = BENCHMARKS["blur"].build("blur", "brain, Gaussian blur", 1000, quick=True, draws=6)
+        monkeypatch.setattr(tuning, "_development", lambda *_: [case])
+        for wild in ({"cg"}, {"cg", None}):
+
+            def spoilt(method, case, suite, settings, device, wild=wild):
+                near = settings.get("solver") == "cg"
+                draws = case.truth + (0.001 if near else 0.01) * torch.arange(1, 7.0).reshape(-1, 1, 1, 1)
+                draws[2] += 1e9 * (settings.get("solver") in wild)
+                return outcome(draws)
+
+            monkeypatch.setattr("benchmarks.fields.benchmark.run", spoilt)
+            found = search._done()
+            assert found["chosen"] == search.settings()[0] == {"steps": CALLS}
+            assert [e.get("failed") for e in found["log"][1:]] == ["FloatingPointError: 1 of 6 draws diverged"] * 2
 
     def test_measured_k_space_is_judged_by_what_was_withheld(self, data_file):
         data_file("mri-cartesian-kspace")
