@@ -26,6 +26,7 @@ from benchmarks.harness.device import CPU, prepare
 from benchmarks.harness.markdown import markdown
 from benchmarks.harness.source import revision, weights
 from benchmarks.harness.table import first_line, gpu, machine
+from benchmarks.metrics import diverged
 from posterior._resources import resource
 from posterior.recipes.calibration import PROBLEMS, SAMPLERS, make_problem, make_sampler, yardstick
 from posterior.uncertainty import Trial, Trials, leave_one_out, recalibrate_spread, tarp
@@ -45,7 +46,6 @@ REPAIR = 0.6  # share of the trials that the repair may see
 SMALLEST_REPAIR = 25  # trials from which on there is one
 OPTIONS = {"mri-4x": {"side": 48}, "mri-8x": {"side": 48}}
 DEFAULT = "GaussianBridge"
-DIVERGED = 100  # times the CRPS of the default sampler
 WAVES = (24, 12, 6)  # pixels
 PLACES = "drawn-on.json"  # beside the trials
 POPULATIONS = ("TDS", "AFDPS", "FKFilter")  # samplers whose draws are the particles of one run
@@ -104,6 +104,9 @@ def score(problem: str, trials: Trials, sampler: str) -> dict[str, Any]:
         row["prior"] = trained(problem)
     if gpus := dict.fromkeys(p["gpu"] for p in places if p["gpu"]):
         row["gpu"] = ", ".join(gpus)
+    # Fair scores do not see one wild draw among others.
+    if bad := sum(diverged(t.equally_weighted().members[1:], t.truth) > 0 for t in shown):
+        row["diverged"] = bad
     if len(trials) > 1:
         row["coverage_band"] = [ends.tolist() for ends in bootstrap(inside, lambda means: means, 0.95)]
     if len(trials) >= TESTED:
@@ -220,8 +223,8 @@ def section(problem: str, rows: list[dict[str, Any]]) -> list[str]:
     title, about = ABOUT[problem].split("\n\n")
     lines = [title, "", *wrapped(about), "", *markdown(head, (_cells(r) for r in good)), ""]
     lines += [f"- {r['sampler']} could not run: `{r['reason']}`" for r in rows if "reason" in r]
-    usual = next((r["crps"] for r in good if r["sampler"] == DEFAULT), float("inf"))
-    lines += [f"- {r['sampler']} diverged at its default settings." for r in good if r["crps"] > DIVERGED * usual]
+    for r in (r for r in good if r.get("diverged")):
+        lines += [f"- {r['sampler']} diverged at its default settings, in {r['diverged']} of {r['trials']} trials."]
     if earlier := [r["sampler"] for r in good if r.get("prior") != trained(problem)]:
         lines += wrapped(
             f"- Drawn with an earlier training of `{PROBLEMS[problem].prior}` than the others: {', '.join(earlier)}."

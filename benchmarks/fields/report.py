@@ -20,6 +20,7 @@ from benchmarks.fields.compare import (
     speed,
 )
 from benchmarks.fields.methods import DEFAULT, MOST_TRIED, OURS, TUNED
+from benchmarks.fields.scores import judged
 from benchmarks.harness.device import CPU
 from benchmarks.harness.markdown import cell, groups, label, markdown, reasons
 from benchmarks.harness.statistics import median_interval
@@ -39,8 +40,8 @@ The same with plots of accuracy against time and panels of reconstructions: `doc
 - *n*: problems; *draws*: of each; *failed*: problems whose draws diverged, or on which the method broke down, named at the
   end of each suite. A draw has diverged if its root-mean-square error is above {DIVERGED:.0f} times the standard deviation of
   the truth (of withheld data, where no truth is known) or is not finite. One such draw fails the problem, which then has no
-  part in medians, means, tests and curves: fair scores do not see it, since both their terms grow alike. Methods that cost more than a
-  hundred network calls a draw have fewer problems and draws on a CPU.
+  part in medians, means, tests and curves: fair scores do not see it, since both their terms grow alike. Methods
+  that cost more than a hundred network calls a draw have fewer problems and draws on a CPU.
 - Figures are medians over problems, in brackets the 95 % bootstrap interval of the median where there are three or more.
 - *PSNR* (dB), *SSIM*, *NRMSE* (over the standard deviation of the truth) are of the point estimate: the mean of the first 8
   draws for every method that draws; *all draws*: PSNR of the mean of all of them, however many. *ST-LPIPS*: perceptual
@@ -99,7 +100,7 @@ INTERVALS = ("psnr", "crps")
 
 def read_rows(folder: Path) -> dict[str, list[Row]]:
     """Rows of each suite that has any."""
-    found = {name: LAYOUT.read(folder / f"{name}.csv") for name in BENCHMARKS}
+    found = {name: [judged(r) for r in LAYOUT.read(folder / f"{name}.csv")] for name in BENCHMARKS}
     return {name: rows for name, rows in found.items() if rows}
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from benchmarks.fields.cases import Case
 from benchmarks.fields.perceptual import perceptual_distance
-from benchmarks.metrics import coverage, diverged
+from benchmarks.harness.table import Row
+from benchmarks.metrics import DIVERGED, coverage, diverged
 from posterior.priors.reference import radial_spectrum
 from posterior.uncertainty.scores import crps_members, energy_members
 from posterior.uncertainty.spread import ause, unbiased
@@ -111,6 +112,28 @@ def require_convergence(out: Outcome, case: Case) -> None:
             bad = sum(diverged(held.predict(x[None]), held.y) for x in drawn)
     if bad:
         raise FloatingPointError("the point estimate diverged" if out.point else f"{bad} of {len(drawn)} draws diverged")
+
+
+def judged(row: Row) -> Row:
+    """A row as the tables take it: failed where its figures alone tell that draws diverged.
+
+    Rows that were made before draws were counted hold none. The mean over n draws of their squared errors is that of their
+    mean plus (n - 1) / n of their variance; where its root is above `DIVERGED` standard deviations of the truth, at least one
+    draw is.
+    """
+    if row["status"] != "ok" or not row["nrmse"]:
+        return row
+    n, error = int(row["draws"]), float(row["nrmse"])
+    if row["psnr_all"]:
+        error *= 10 ** ((float(row["psnr"]) - float(row["psnr_all"])) / 20)
+    ratio = float(row["spread_skill"] or 0) ** 2  # of the variance to the error of the mean less variance / n
+    of_draws = math.sqrt(error**2 * (1 + (n - 1) / n * ratio / (1 + ratio / n)))
+    # The mean of the first draws alone may be off, too.
+    worst = max(of_draws, float(row["nrmse"]))
+    if worst <= DIVERGED:
+        return row
+    said = f"draws diverged: root-mean-square error above {DIVERGED:.0f} standard deviations of the truth"
+    return row | {"status": "failed", "reason": said}
 
 
 def point_estimate(out: Outcome, draws: int = POINT_DRAWS) -> Tensor:

@@ -38,7 +38,7 @@ from benchmarks.fields.methods import (
 )
 from benchmarks.fields.perceptual import perceptual_distance
 from benchmarks.fields.report import DEFAULT, read_rows, results_page, table
-from benchmarks.fields.scores import LEVELS, SCORES, Outcome, require_convergence, scores
+from benchmarks.fields.scores import LEVELS, SCORES, Outcome, judged, require_convergence, scores
 from benchmarks.fields.tuning import candidates
 from benchmarks.harness.runner import Method
 from benchmarks.peers.common import peer_problem
@@ -124,6 +124,9 @@ class TestScores:
         good, bad = (scores(outcome(x), case) for x in (draws, far))
         assert bad["crps"] == pytest.approx(good["crps"], rel=0.2) and bad["energy"] == pytest.approx(good["energy"], rel=0.2)
         assert bad["spread_skill"] > 100 and bad["psnr_all"] < -40
+        for found, status in ((good, "ok"), (bad, "failed")):
+            row = {k: str(v) for k, v in found.items()} | {"status": "ok", "draws": "40"}
+            assert judged(row)["status"] == status and "diverged" in judged(row).get("reason", "diverged")
         require_convergence(outcome(draws), case)
         weights = torch.arange(40) != 17
         require_convergence(outcome(far, weights=weights.double() / 39), case)

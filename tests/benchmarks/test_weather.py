@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.harness.runner import Method
 from benchmarks.weather.benchmark import BRIDGE, ETKF, LAYOUT, LINEAR, METHODS, OI, chosen, measure
@@ -56,6 +57,15 @@ def test_the_page_has_a_section_for_each_suite():
     rows += [_row(m, "h", k, 0.5, "hour", 16) for m in METHODS for k in range(5)]
     text = "\n".join(body(rows))
     assert "## By month" in text and "80 stations" in text and "Settings chosen" in text
+
+
+def test_a_member_that_diverged_fails_the_day(monkeypatch):
+    given = demo_problem(pressure_prior(), 1, stations=10)
+    members = given.truth + torch.arange(-3.0, 4.0).reshape(-1, 1, 1, 1)
+    members[2] *= 1e5
+    monkeypatch.setattr("benchmarks.weather.benchmark.run", lambda method, case, settings: (members, 10))
+    row = measure(Method(BRIDGE, "2 calls"), Case("days", "01", 0, 7, given, 1), {})
+    assert (row["status"], row["reason"]) == ("failed", "FloatingPointError: 1 of 7 draws diverged") and not row["crps"]
 
 
 @pytest.mark.parametrize("method", [Method(OI), Method(LINEAR, "2 calls"), Method(BRIDGE, "2 calls")], ids=lambda m: m.name)
