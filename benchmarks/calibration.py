@@ -4,6 +4,7 @@ python -m benchmarks.calibration                                    everything t
 python -m benchmarks.calibration --problems mri-4x --samplers MMPS  some of it
 python -m benchmarks.calibration --score                            no drawing: the trials that are there, and the page
 python -m benchmarks.calibration --device cuda                      draw on a GPU
+python -m benchmarks.calibration --bfloat16                         networks in bfloat16, as they were trained
 
 Trials are kept in a folder (runs/calibration) and never drawn twice; scores go to benchmarks/results/calibration.json and
 docs/results-calibration.md.
@@ -28,6 +29,9 @@ from benchmarks.harness.source import revision, weights
 from benchmarks.harness.table import first_line, gpu, machine
 from benchmarks.metrics import diverged
 from posterior._resources import resource
+from posterior.priors.base import Prior
+from posterior.priors.loading import load_prior
+from posterior.priors.training.workers import InPrecision
 from posterior.recipes.calibration import PROBLEMS, SAMPLERS, make_problem, make_sampler, yardstick
 from posterior.uncertainty import Trial, Trials, leave_one_out, recalibrate_spread, tarp
 from posterior.uncertainty._statistics import bootstrap
@@ -59,12 +63,13 @@ class Size:
     draws: int
 
 
-# What is dear gets fewer draws. Ranks of the truth among three draws test as well, only less sharply.
+# What is dear gets fewer draws. Ranks of the truth among two or three draws test as well, only less sharply.
 DEAR = ("MMPS", "PiGDM", "TMPD", "DPS", "LGD", "DiffPIR", "DDNM", "FlowChef", "DAPS", "PnPDM")
+DEAREST = {"DPS": 2, "LGD": 2, "DAPS": 2, "PnPDM": 2, "AFDPS": 6}  # with a network as large as that of MRI
 SIZES: dict[str, dict[str, Size]] = {
     "pressure-stations": {name: Size(TESTED, 3 if name in DEAR else 9) for name in SAMPLERS}
     | {DEFAULT: Size(150, 19), "TDS": Size(TESTED, 16), "AFDPS": Size(TESTED, 12), "FKFilter": Size(TESTED, 20)},
-    "mri-4x": {name: Size(TESTED, 3 if name in DEAR else 9) for name in SAMPLERS} | {DEFAULT: Size(104, 19)},
+    "mri-4x": {name: Size(TESTED, DEAREST.get(name, 3 if name in DEAR else 9)) for name in SAMPLERS} | {DEFAULT: Size(104, 19)},
 }
 SIZES["mri-8x"] = SIZES["mri-4x"]
 
@@ -104,6 +109,8 @@ def score(problem: str, trials: Trials, sampler: str) -> dict[str, Any]:
         row["prior"] = trained(problem)
     if gpus := dict.fromkeys(p["gpu"] for p in places if p["gpu"]):
         row["gpu"] = ", ".join(gpus)
+    if any(p.get("bfloat16") for p in places):
+        row["bfloat16"] = True
     # Fair scores do not see one wild draw among others.
     if bad := sum(diverged(t.equally_weighted().members[1:], t.truth) > 0 for t in shown):
         row["diverged"] = bad
@@ -146,18 +153,34 @@ def scales(trials: Trials) -> list[float]:
     return (sums[0] / sums[1].clamp_min(1e-30)).sqrt().tolist()
 
 
-def draw(problem: str, sampler: str, size: Size, folder: Path, workers: int, device: str | None = None) -> None:
-    """The trials that are still missing; the folder keeps where they were drawn."""
-    on = make_problem(problem, size.trials, **OPTIONS.get(problem, {}))
+def draw(
+    problem: str,
+    sampler: str,
+    size: Size,
+    folder: Path,
+    workers: int,
+    device: str | None = None,
+    bfloat16: bool = False,
+) -> None:
+    """The trials that are still missing; the folder keeps where and in which precision they were drawn."""
+    prior = in_bfloat16(problem, device or CPU) if bfloat16 else None
+    on = make_problem(problem, size.trials, prior=prior, **OPTIONS.get(problem, {}))
     # A small network is bound by the start of each kernel there: all draws of a trial at once cost what one costs.
     made = on.run if device is None else partial(on.run, device=device, batch_size=size.draws)
     before = len(Trials(folder=folder)) if folder.is_dir() else 0
     try:
         made(make_sampler(sampler), trials=size.trials, draws=size.draws, folder=folder, workers=workers, progress=True)
     finally:
-        here = {"machine": machine(), "gpu": gpu(device)}
+        here = {"machine": machine(), "gpu": gpu(device), "bfloat16": bfloat16}
         if folder.is_dir() and len(Trials(folder=folder)) > before and here not in (places := drawn_on(folder)):
             (folder / PLACES).write_text(json.dumps([*places, here], indent=1) + "\n")
+
+
+def in_bfloat16(problem: str, device: str) -> Prior:
+    """A problem's prior with its network in the precision that it was trained in; what surrounds it keeps its own."""
+    prior = load_prior(str(PROBLEMS[problem].prior))
+    prior.network = InPrecision(prior.network, torch.device(device), True)
+    return prior
 
 
 def trained(problem: str) -> str | None:
@@ -166,7 +189,7 @@ def trained(problem: str) -> str | None:
     return None if prior is None else weights(resource(f"priors/{prior}"))
 
 
-def drawn_on(folder: Path | None) -> list[dict[str, str]]:
+def drawn_on(folder: Path | None) -> list[dict[str, Any]]:
     """Machines, and their GPUs where these were used, that drew the trials of a folder; empty where nobody kept them."""
     path = None if folder is None else folder / PLACES
     return json.loads(path.read_text()) if path is not None and path.exists() else []
@@ -233,6 +256,8 @@ def section(problem: str, rows: list[dict[str, Any]]) -> list[str]:
         name: [r["sampler"] for r in good if r.get("gpu") == name] for name in sorted({r["gpu"] for r in good if "gpu" in r})
     }
     lines += [line for name, who in gpus.items() for line in wrapped(f"- Drawn on a GPU, {name}: {', '.join(who)}.")]
+    if reduced := [r["sampler"] for r in good if r.get("bfloat16")]:
+        lines += wrapped(f"- Drawn with the network in bfloat16, as it was trained: {', '.join(reduced)}.")
     untested = [r for r in good if r["trials"] < TESTED]
     if untested:
         hours = sum(TESTED * r["draws"] * r["seconds_per_draw"] for r in untested) / 3600
@@ -315,6 +340,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--trials", type=int, help="at most so many, whatever is planned")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", help="where to draw, such as cuda; the CPU if not given")
+    parser.add_argument("--bfloat16", action="store_true", help="networks in bfloat16, as they were trained")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--score", action="store_true", help="score the trials that are there, and draw none")
     parser.add_argument("--merge", type=Path, nargs="+", metavar="RESULTS", help="draw none: take over the rows of other runs")
@@ -336,7 +362,7 @@ def main(arguments: list[str] | None = None) -> None:
             found = {"problem": problem, "sampler": sampler}
             try:
                 if not a.score:
-                    draw(problem, sampler, size, folder, a.workers, a.device)
+                    draw(problem, sampler, size, folder, a.workers, a.device, a.bfloat16)
                 trials = Trials(folder=folder) if folder.is_dir() else Trials()
                 if not len(trials):
                     continue

@@ -19,19 +19,8 @@ from torch import Tensor
 import posterior
 from posterior._memory import keep_large_blocks
 from posterior.priors.base import Prior
+from posterior.priors.training.workers import InPrecision
 from posterior.uncertainty import check_prior
-
-
-class InBfloat16(torch.nn.Module):
-    """A network as it was trained: convolutions in bfloat16, which take a third of the time on processors that have it."""
-
-    def __init__(self, network: torch.nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return self.network(x, time).sample.float()
 
 
 def size_matters(prior: Prior, whole: Tensor) -> str:
@@ -64,7 +53,7 @@ def main() -> None:
     torch.set_num_threads(1)
     prior = posterior.load_prior(FOLDER / args.name)
     if args.bfloat16:
-        prior.network = InBfloat16(prior.network)
+        prior.network = InPrecision(prior.network, torch.device("cpu"), True)
     held_out = BrainImages(3, ((args.size, args.held_out, 1.0),), held_out=True)(0)
     training = BrainImages(4, ((args.size, args.training, 1.0),))(0)
     draws = posterior.sample_prior(

@@ -98,6 +98,6 @@ def test_where_trials_were_drawn_is_kept_beside_them(tmp_path, monkeypatch):
     row = bench.score("gaussian-field", Trials(folder=tmp_path), "GaussianBridge")
     assert row["machine"] == bench.machine() and "gpu" not in row
     bench.draw("gaussian-field", "GaussianBridge", size, tmp_path, 1, "cpu")  # nothing is left to draw
-    assert bench.drawn_on(tmp_path) == [{"machine": bench.machine(), "gpu": ""}]
+    assert bench.drawn_on(tmp_path) == [{"machine": bench.machine(), "gpu": "", "bfloat16": False}]
     bench.draw("gaussian-field", "GaussianBridge", bench.Size(3, 2), tmp_path, 1, "cpu")
     assert bench.score("gaussian-field", Trials(folder=tmp_path), "GaussianBridge")["gpu"] == "NVIDIA H100"

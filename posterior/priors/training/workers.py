@@ -32,7 +32,7 @@ class Workers:
 
     def prepare(self, network: torch.nn.Module, optimiser: torch.optim.Optimizer) -> tuple[torch.nn.Module, Any]:
         """Network and optimiser as a step uses them."""
-        return _InPrecision(network, self.device, self.bfloat16), optimiser
+        return InPrecision(network, self.device, self.bfloat16), optimiser
 
     def share(self, batch: Tensor) -> Tensor:
         """This process's part of a batch that all processes hold alike."""
@@ -79,7 +79,7 @@ class _Accelerated(Workers):
         self.accelerator.wait_for_everyone()
 
 
-class _InPrecision(torch.nn.Module):
+class InPrecision(torch.nn.Module):
     """The network alone under autocast: what surrounds it, the reference's linear algebra, keeps its precision."""
 
     def __init__(self, network: torch.nn.Module, device: torch.device, bfloat16: bool) -> None:
