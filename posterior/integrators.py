@@ -181,24 +181,42 @@ class Renoise(Integrator):
 
 @dataclass(frozen=True)
 class Ancestral(Integrator):
-    """The bridge from x_sigma to x_sigma' through a value of x0.
+    """From x_sigma to x_sigma' through a value of x0.
 
-    p(x' | x, x0) = N(r x + (1 - r) x0, sigma'^2 (1 - r)), r = (sigma' / sigma)^2. Where the denoiser can draw x0
-    given x the draw is used, which makes the transition exact at any step size; elsewhere its mean is (DDPM; Ho, Jain,
-    Abbeel 2020, arXiv:2006.11239), which loses the variance of x0 given x. A drawn x0 is handed on as memory.
+    x' = x0 + a (x - x0) + sqrt(sigma'^2 - a^2 sigma^2) z with a = (1 - renewed) r, r = (sigma' / sigma)^2. With a = r it is the
+    bridge, p(x' | x, x0) = N(r x + (1 - r) x0, sigma'^2 (1 - r)); with a = 0, p(x' | x0), which keeps nothing of x but the x0
+    that was drawn given it. Where the denoiser can draw x0 given x the draw is used, which makes the transition exact at any
+    step size for every a; elsewhere its mean is (DDPM; Ho, Jain, Abbeel 2020, arXiv:2006.11239), which loses the variance of x0
+    given x. A drawn x0 is handed on as memory.
+
+    Args:
+        renewed: Share of what the bridge keeps of x that is drawn anew, 0 to 1.
+
+    Raises:
+        ValueError: If ``renewed`` is not between 0 and 1.
+
+    References:
+        All of it: Zhang, Chu, Berner, Meng, Anandkumar, Song. Improving diffusion inverse problem solving with decoupled noise
+            annealing. 2024. arXiv:2407.01521.
     """
+
+    renewed: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.renewed <= 1:
+            raise ValueError(f"Ancestral: renewed must be between 0 and 1, got {self.renewed}")
 
     def step(
         self, denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float, noise: Noise, memory: Any
     ) -> tuple[Tensor, Any]:
         """See `Integrator.step`."""
         estimate = denoiser(x, sigma, (sigma, sigma_next))
-        r = (sigma_next / sigma) ** 2
-        fresh = sigma_next * math.sqrt(1 - r)
+        kept = (1 - self.renewed) * (sigma_next / sigma) ** 2
+        fresh = math.sqrt(sigma_next**2 - (kept * sigma) ** 2)
         if estimate.draw is None:
-            return estimate.move(x, sigma, r * sigma, fresh, noise), None
+            return estimate.move(x, sigma, kept * sigma, fresh, noise), None
         x0 = estimate.draw(noise)
-        x = r * x + (1 - r) * x0
+        x = kept * x + (1 - kept) * x0
         return (x + fresh * noise() if fresh > 0 else x), x0
 
 

@@ -46,8 +46,8 @@ def main() -> None:
         if args.average or local is None:
             prior.reference, prior.local_spread = widened(table, factor / prior.card["spread"]), None
         else:
-            reference = widened(local.reference, factor / prior.card["local_factor"])
-            prior.local_spread = dataclasses.replace(local, reference=reference)
+            references = tuple(widened(r, factor / prior.card["local_factor"]) for r in local.references)
+            prior.local_spread = dataclasses.replace(local, references=references)
         squared, variance, scores = [], [], []
         for problem in problems:
             draws = posterior.sample(

@@ -31,7 +31,8 @@ class BridgeGuidance(Guidance):
         x0 = D + xi + C_s A^T (A C_s A^T + R)^-1 (y - A(D + xi) - eta).
 
     Exact at any number of steps where the prior is Gaussian and the data are linear with Gaussian noise. A prior that carries a
-    `LocalSpread` has in place of C_s the covariance S C S, S = diag(s(D)), which is wide where such a D tends to be wrong.
+    `LocalSpread` has in place of C_s a covariance that depends on D: wide where, and in which direction, such a D tends to be
+    wrong.
 
     **Gross errors.** Student's law and the outlier mixture are Gaussian given one variance for each datum. Those are drawn
     given y - A(x0) of the last x0, and then x0 given them: a sweep of Gibbs sampling, which leaves p(x0, variances | x, y) as

@@ -124,8 +124,8 @@ def _grams(problem: Problem, cov: ScaledCovariance, batch: int) -> tuple[Tensor,
     """R^(-1/2) A, (m, n), and R^(-1/2) A C A^T R^(-1/2) in double precision for each draw, (B, m, m)."""
     rows = _once(problem, "whitened matrix", lambda: whitened_matrix(problem))
     event = problem.event_shape
-    scaled = cov.scale.double().expand(batch, *event)[:, None] * rows.double().reshape(-1, *event)
-    half = cov.base.sqrt(scaled.flatten(0, 1)).reshape(batch, len(rows), -1)
+    fields = rows.double().reshape(1, -1, *event).expand(batch, -1, *[-1] * len(event)).flatten(0, 1)
+    half = cov.base.sqrt(cov.repeated(batch, len(rows)).gather(fields)).reshape(batch, len(rows), -1)
     return rows, half @ half.mT
 
 
@@ -180,7 +180,7 @@ def _fourier_preconditioner(problem: Problem, cov: Covariance | ScaledCovariance
 
     The diagonal is that of random probes, <F v, F A^T R^-1 A v>, averaged over them, channels and neighbouring frequencies
     (Bekas, Kokiopoulou, Saad. An estimator for the diagonal of a matrix. 2007). Of a scale that varies over the field the mean
-    square is taken.
+    square is taken, and no notice of the turning of components, which moves their frequencies little.
     """
     scaled = isinstance(cov, ScaledCovariance)
     base = cov.base if scaled else cov
@@ -204,7 +204,7 @@ def _fourier_preconditioner(problem: Problem, cov: Covariance | ScaledCovariance
         problem.memo[key] = diagonal()
     power = basis.fold(base.eigenvalues.to(like) * problem.memo[key].to(like))
     if scaled:
-        power = cov.scale.square().flatten(1).mean(1).reshape(-1, *[1] * len(problem.event_shape)) * power
+        power = cov.scale.square().mean((-2, -1), keepdim=True) * power
     weights = 1 / (1 + power)
     return lambda w: basis.synthesise(weights * basis.analyse(w), w.shape)
 

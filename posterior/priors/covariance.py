@@ -185,35 +185,58 @@ class Covariance:
 
 @dataclass(frozen=True)
 class ScaledCovariance:
-    """S C S with S = diag(s), s another field for each of a batch.
+    """M C M^T with M = U S: S = diag(s), and U turns two components at each grid point into the two channels of a field.
+
+    With u the unit vector of ``frame`` at a grid point, components (a, b) become the channels a (u1, u2) + b (-u2, u1): as
+    complex numbers (a + i b) u. Without a frame U = I.
 
     Args:
-        base: C.
+        base: C, of the components.
         scale: s, positive, broadcasts to (B, *event).
-        pattern: s of a field that depends on no draw (1, ...): what a solver may look at when it decides for all draws.
+        typical: The same for a field that depends on no draw, batch 1: what a solver may look at when it decides for all draws.
+        frame: (B, 2, H, W), or None.
     """
 
     base: Covariance
     scale: Tensor
-    pattern: Tensor
+    typical: Covariance | ScaledCovariance
+    frame: Tensor | None = None
 
-    @property
-    def typical(self) -> ScaledCovariance:
-        """The same for the field that depends on no draw."""
-        return ScaledCovariance(self.base, self.pattern, self.pattern)
+    def spread(self, components: Tensor) -> Tensor:
+        """``M`` of components."""
+        return _turned(self.frame, self.scale * components, 1)
+
+    def gather(self, v: Tensor) -> Tensor:
+        """``M^T`` of fields."""
+        return self.scale * _turned(self.frame, v, -1)
+
+    def repeated(self, batch: int, times: int) -> ScaledCovariance:
+        """The same for ``times`` copies of each field of a batch, one after the other."""
+        scale = self.scale.expand(batch, *self.scale.shape[1:]).repeat_interleave(times, 0)
+        frame = None if self.frame is None else self.frame.expand(batch, *self.frame.shape[1:]).repeat_interleave(times, 0)
+        return ScaledCovariance(self.base, scale, self.typical, frame)
 
     def apply(self, v: Tensor) -> Tensor:
-        """``S C S v``."""
-        return self.scale * self.base.apply(self.scale * v)
+        """``M C M^T v``."""
+        return self.spread(self.base.apply(self.gather(v)))
 
     def sqrt(self, v: Tensor) -> Tensor:
-        """``S C^(1/2) v``: turns white noise into a draw of N(0, S C S)."""
-        return self.scale * self.base.sqrt(v)
+        """``M C^(1/2) v``: turns white noise into a draw of N(0, M C M^T)."""
+        return self.spread(self.base.sqrt(v))
 
     def roots(self, like: Tensor) -> tuple[Apply, Apply]:
-        """See `Covariance.roots`: L = S C^(1/2)."""
+        """See `Covariance.roots`: L = M C^(1/2)."""
         root, _ = self.base.roots(like)
-        return (lambda v: self.scale * root(v)), (lambda v: root(self.scale * v))
+        return (lambda v: self.spread(root(v))), (lambda v: root(self.gather(v)))
+
+
+def _turned(frame: Tensor | None, v: Tensor, sign: int) -> Tensor:
+    """(v1 + i v2) (u1 + i u2), or times its conjugate where ``sign`` is -1."""
+    if frame is None:
+        return v
+    a, b = v.unbind(1)
+    u, w = frame[:, 0], sign * frame[:, 1]
+    return torch.stack([a * u - b * w, a * w + b * u], 1)
 
 
 def isotropic(variance: float) -> Covariance:

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posterior.priors.covariance import ScaledCovariance
-from posterior.priors.reference import MeasuredReference
+from posterior.priors.covariance import Covariance, ScaledCovariance
+from posterior.priors.reference import MeasuredReference, RadialReference
 
 if TYPE_CHECKING:
     from posterior.priors.base import Prior
 
-WINDOW = 1.2  # standard deviation of the window, grid points
+WINDOW = 1.2  # standard deviation of the window of the features, grid points
+PHASE_WINDOW = 2.0  # of that of the phase
 KNOTS = 8
 RIDGE = 1e-3
 DARK = 1e-12  # what a feature is at least: below it every field counts as empty
@@ -26,46 +27,58 @@ MOST = 30_000  # grid points that a regression looks at
 
 @dataclass(frozen=True)
 class LocalSpread:
-    """C_sigma(x) = S C S with S = diag(s), s a function of the denoised field around each grid point.
+    """C_sigma(x) = U S C S U^T with S = diag(s), s and U functions of the denoised field around each grid point.
 
     Two features are taken of D = D(x, sigma): the logarithms of |grad D|^2 and of D^2, averaged over channels and over a
     Gaussian window of 1.2 grid points. log s^2 is a sum of two piecewise linear functions of them, constant beyond their ends,
-    and is interpolated between noise levels in log sigma. C has the error spectrum of S^-1 (x0 - D).
+    and is interpolated between noise levels in log sigma. C has the error spectrum of S^-1 U^T (x0 - D).
+
+    With one component U = I and s is that of all channels. With two, fields are complex images, real part first, and the error
+    is told apart into that along the phase of D and that across it, each with its own s and its own spectrum: (x0 - D)
+    exp(-i phi), phi the phase of D averaged over a window of 2 grid points. Where images have a smooth phase a denoiser knows
+    it far better than it knows their magnitude.
 
     Args:
-        reference: Gives C as `MeasuredReference.error_covariance`, from the error spectrum of S^-1 (x0 - D).
-        edges: (M, 2, 2): first and last knot of each feature, for the noise levels of ``reference``.
-        values: (M, 2, K): log s^2 at K knots, equally spaced; the two are added.
+        references: For each component, C as `MeasuredReference.error_covariance`, from the error spectrum of S^-1 U^T (x0 - D).
+        edges: (M, components, 2, 2): first and last knot of each feature, for the noise levels of ``references``.
+        values: (M, components, 2, K): log s^2 at K knots, equally spaced; the two are added.
         gain: What the Gaussian log-density of the errors of fields that were not fitted gains over one scale for the whole
             field, for each grid point and with independent errors; positive where s helps.
     """
 
-    reference: MeasuredReference
+    references: tuple[MeasuredReference, ...]
     edges: Tensor
     values: Tensor
     gain: float
 
     def __post_init__(self) -> None:
-        levels, (edges, values) = self.reference.sigmas, (self.edges, self.values)
-        count = 0 if levels is None else len(levels)
-        shapes = count > 0 and edges.shape == (count, 2, 2) and values.shape[:2] == (count, 2) and values.ndim == 3
-        if not (shapes and values.shape[2] > 1 and bool((edges.diff() > 0).all())):
+        counts = {0 if r.sigmas is None else len(r.sigmas) for r in self.references}
+        leading = (max(counts, default=0), len(self.references))
+        shapes = self.edges.shape == (*leading, 2, 2) and self.values.shape[:3] == (*leading, 2) and self.values.ndim == 4
+        right = len(counts) == 1 and 0 not in counts and leading[1] in (1, 2)
+        if not (right and shapes and self.values.shape[3] > 1 and bool((self.edges.diff() > 0).all())):
             raise ValueError(
-                f"LocalSpread: edges {tuple(edges.shape)} and values {tuple(values.shape)} for {count} noise levels; wanted "
-                "rising (levels, 2, 2) and (levels, 2, knots)"
+                f"LocalSpread: edges {tuple(self.edges.shape)} and values {tuple(self.values.shape)} for {leading[0]} noise "
+                f"levels and {leading[1]} components; wanted rising (levels, components, 2, 2) and (levels, components, 2, "
+                "knots), components 1 or 2"
             )
 
     def scale(self, denoised: Tensor, sigma: float) -> Tensor:
-        """s for D(x, sigma): (B, 1 for each further axis, H, W) of fields (B, *event)."""
-        assert self.reference.sigmas is not None
-        known = self.reference.sigmas.log().cpu().numpy()
+        """s for D(x, sigma): (B, components, 1 for each further axis, H, W) of fields (B, *event)."""
+        sigmas = self.references[0].sigmas
+        assert sigmas is not None
+        known = sigmas.log().cpu().numpy()
         at = float(np.interp(math.log(sigma), known, np.arange(len(known))))
         below, share = int(at), at - int(at)
         seen = features(denoised)
-        log = _response(seen, self.edges[below], self.values[below])
+
+        def log(level: int) -> Tensor:
+            return torch.stack([_response(seen, e, v) for e, v in zip(self.edges[level], self.values[level], strict=True)], 1)
+
+        found = log(below)
         if share > 0:
-            log = torch.lerp(log, _response(seen, self.edges[below + 1], self.values[below + 1]), share)
-        return (log / 2).exp().reshape(len(denoised), *[1] * (denoised.ndim - 3), *denoised.shape[-2:])
+            found = torch.lerp(found, log(below + 1), share)
+        return (found / 2).exp().reshape(*found.shape[:2], *[1] * (denoised.ndim - 4), *denoised.shape[-2:])
 
     def covariance(self, denoised: Tensor, sigma: float, typical: Tensor) -> ScaledCovariance:
         """The covariance of x0 given x, for each field of a batch.
@@ -75,8 +88,26 @@ class LocalSpread:
             sigma: The noise level.
             typical: A field (1, *event) that depends on no draw and looks like one; see `ScaledCovariance`.
         """
-        base = self.reference.error_covariance(tuple(denoised.shape[1:]), sigma)
-        return ScaledCovariance(base, self.scale(denoised, sigma), self.scale(typical.to(denoised), sigma))
+        parts = [r.error_covariance(tuple(denoised.shape[1:]), sigma) for r in self.references]
+        base = parts[0] if len(parts) == 1 else Covariance(parts[0].basis, torch.stack([p.eigenvalues for p in parts]))
+
+        def around(d: Tensor, stands: ScaledCovariance | Covariance) -> ScaledCovariance:
+            return ScaledCovariance(base, self.scale(d, sigma), stands, frame(d) if len(parts) == 2 else None)
+
+        return around(denoised, around(typical.to(denoised), base))
+
+
+def frame(denoised: Tensor) -> Tensor:
+    """cos and sin of the phase of complex images (B, 2, H, W), averaged over a window; of phase 0 where there is nothing."""
+    around = _smooth(denoised, PHASE_WINDOW)
+    length = torch.linalg.vector_norm(around, dim=1, keepdim=True)
+    return torch.where(length > DARK, around / length.clamp_min(DARK), around.new_tensor([1.0, 0.0])[:, None, None])
+
+
+def _turned_back(denoised: Tensor, error: Tensor) -> Tensor:
+    """The error (B, 2, H, W) along the phase of D and across it."""
+    u = frame(denoised)
+    return torch.stack([(u * error).sum(1), u[:, 0] * error[:, 1] - u[:, 1] * error[:, 0]], 1)
 
 
 def features(fields: Tensor) -> Tensor:
@@ -86,13 +117,17 @@ def features(fields: Tensor) -> Tensor:
     across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
     energy = torch.stack([across.square() + down.square(), d.square()], 1).mean(2)
-    reach = math.ceil(3 * WINDOW)
-    window = (-0.5 * (torch.arange(-reach, reach + 1, dtype=d.dtype, device=d.device) / WINDOW).square()).exp()
+    return _smooth(energy, WINDOW).clamp_min(DARK).log()
+
+
+def _smooth(fields: Tensor, width: float) -> Tensor:
+    """Averages over a Gaussian window of this standard deviation, (B, C, H, W)."""
+    reach = math.ceil(3 * width)
+    window = (-0.5 * (torch.arange(-reach, reach + 1, dtype=fields.dtype, device=fields.device) / width).square()).exp()
     window = window / window.sum()
-    around = torch.nn.functional.pad(energy.flatten(0, 1)[:, None], (reach,) * 4, mode="replicate")
+    around = torch.nn.functional.pad(fields.flatten(0, 1)[:, None], (reach,) * 4, mode="replicate")
     smooth = torch.nn.functional.conv2d(around, window[None, None, :, None])
-    smooth = torch.nn.functional.conv2d(smooth, window[None, None, None, :])
-    return smooth.reshape(energy.shape).clamp_min(DARK).log()
+    return torch.nn.functional.conv2d(smooth, window[None, None, None, :]).reshape(fields.shape)
 
 
 def _hats(seen: Tensor, edges: Tensor, knots: int) -> tuple[Tensor, Tensor]:
@@ -111,25 +146,31 @@ def _response(seen: Tensor, edges: Tensor, values: Tensor) -> Tensor:
     return parts[0] + parts[1]
 
 
-def fit_local_spread(prior: Prior, fields: Tensor, *, sigmas: Sequence[float] | None = None, seed: int = 0) -> LocalSpread:
+def fit_local_spread(
+    prior: Prior, fields: Tensor, *, phase: bool = False, sigmas: Sequence[float] | None = None, seed: int = 0
+) -> LocalSpread:
     """Fit where a prior's denoiser errs to its errors on fields that it was not trained on.
 
-    At each noise level the squared error |x0 - D|^2, averaged over channels, is taken to be s^2 times one of a law of mean 1,
-    and log s^2 is regressed on the features of `LocalSpread` by the quasi-likelihood of variances, sum log s^2 + e^2 / s^2,
-    which is least on average at the true s^2 whatever that law is. s is then normalised to a mean square of 1 over the fields,
-    and the spectrum of (x0 - D) / s is measured. The first half of the fields is fitted; the other tells whether it helps
-    (`LocalSpread.gain`). Keep the result with ``prior.local_spread = ...``; `save_prior` writes it, `GaussianBridge` uses it.
+    At each noise level the squared error |x0 - D|^2, averaged over the channels of a component, is taken to be s^2 times one of
+    a law of mean 1, and log s^2 is regressed on the features of `LocalSpread` by the quasi-likelihood of variances, sum log s^2
+    + e^2 / s^2, which is least on average at the true s^2 whatever that law is. s is then normalised to a mean square of 1 over
+    the fields, and the spectrum of the error over s is measured. The first half of the fields is fitted; the other tells
+    whether it helps (`LocalSpread.gain`), and at a level where it does not, s = 1. Keep the result with ``prior.local_spread =
+    ...``; `save_prior` writes it, `GaussianBridge` uses it.
 
     Args:
         prior: A prior whose reference is a `RadialReference` or an `EOFReference`.
         fields: Held-out fields (N, *event), at least 2, physical units.
 
     Other arguments:
+        phase: Whether errors along the phase of complex images, (N, 2, H, W) with the real part first, and across it are told
+            apart; for a `RadialReference`.
         sigmas: Noise levels, ascending; those of the reference's error spectrum if None.
         seed: Seed of the noise.
 
     Raises:
-        ValueError: If the prior carries no such reference, or there are too few fields or no levels.
+        ValueError: If the prior carries no such reference, there are too few fields or no levels, or ``phase`` is asked for of
+            fields that are no complex images.
 
     References:
         Wedderburn. Quasi-likelihood functions, generalized linear models, and the Gauss-Newton method. 1974. Biometrika 61(3).
@@ -143,29 +184,51 @@ def fit_local_spread(prior: Prior, fields: Tensor, *, sigmas: Sequence[float] | 
             f"fit_local_spread: got {len(fields)} fields; wanted two at least, and sigmas= without an error spectrum"
         )
     prior.check_event(tuple(fields.shape[1:]), "fit_local_spread")
+    if phase and not (fields.ndim == 4 and fields.shape[1] == 2 and isinstance(reference, RadialReference)):
+        raise ValueError(
+            f"fit_local_spread: phase=True takes complex images (N, 2, H, W) and a RadialReference; got {tuple(fields.shape)} "
+            f"and {type(reference).__name__}"
+        )
     clean = prior.affine.to_standard(fields.double())
-    half = len(clean) // 2
-    edges, values, rows, gains = [], [], [], []
+    fits = []
     for i, sigma in enumerate(levels.tolist()):
         g = torch.Generator().manual_seed(seed + i)
         noisy = (clean + sigma * torch.randn(clean.shape, generator=g, dtype=clean.dtype)).float()
         with torch.no_grad():
             denoised = torch.cat([prior.denoise(x, sigma) for x in noisy.split(4)]).double()
         error, seen = clean - denoised, features(denoised)
-        squared = error.reshape(len(error), -1, *error.shape[-2:]).square().mean(1).clamp_min(1e-30)
-        ends, table = _regress(seen[:half], squared[:half], g)
-        log = _response(seen, ends, table)
-        level = squared[:half].mean().log()
-        gains.append(
-            float(0.5 * (level + squared[half:] / level.exp() - log[half:] - squared[half:] * (-log[half:]).exp()).mean())
-        )
-        size = log.exp().mean().log()
-        white = error * ((size - log) / 2).exp().reshape(len(error), *[1] * (error.ndim - 3), *error.shape[-2:])
-        edges.append(ends)
-        values.append(table - size / 2)
-        rows.append(reference.error_power(white, sigma))
-    measured = reference.with_errors(levels, torch.stack(rows).clamp_min(1e-30))
-    return LocalSpread(measured, torch.stack(edges), torch.stack(values), float(np.mean(gains)))
+        parts = _turned_back(denoised, error).split(1, 1) if phase else (error,)
+        fits.append([_fit(reference, seen, part, sigma, g) for part in parts])
+    errors = [torch.stack([level[k].errors for level in fits]).clamp_min(1e-30) for k in range(len(fits[0]))]
+    return LocalSpread(
+        tuple(reference.with_errors(levels, e) for e in errors),
+        torch.stack([torch.stack([part.edges for part in level]) for level in fits]),
+        torch.stack([torch.stack([part.values for part in level]) for level in fits]),
+        float(np.mean([part.gain for level in fits for part in level])),
+    )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What is fitted to one component at one noise level."""
+
+    edges: Tensor
+    values: Tensor
+    errors: Tensor
+    gain: float
+
+
+def _fit(reference: MeasuredReference, seen: Tensor, error: Tensor, sigma: float, g: torch.Generator) -> _Fit:
+    half = len(error) // 2
+    squared = error.reshape(len(error), -1, *error.shape[-2:]).square().mean(1).clamp_min(1e-30)
+    edges, values = _regress(seen[:half], squared[:half], g)
+    log, level = _response(seen, edges, values), squared[:half].mean().log()
+    gain = float(0.5 * (level + squared[half:] / level.exp() - log[half:] - squared[half:] * (-log[half:]).exp()).mean())
+    if gain <= 0:
+        gain, values, log = 0.0, torch.zeros_like(values), torch.zeros_like(log)
+    size = log.exp().mean().log()
+    white = error * ((size - log) / 2).exp().reshape(len(error), *[1] * (error.ndim - 3), *error.shape[-2:])
+    return _Fit(edges, values - size / 2, reference.error_power(white, sigma), gain)
 
 
 def _regress(seen: Tensor, squared: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:

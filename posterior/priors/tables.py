@@ -112,12 +112,8 @@ def write_tables(
         tensors["spread.gain"] = torch.tensor(spread.gain, dtype=torch.float64)
     if prior.local_spread is not None:
         local = prior.local_spread
-        named = {
-            "edges": local.edges,
-            "values": local.values,
-            "sigmas": local.reference.sigmas,
-            "errors": local.reference.errors,
-        }
+        errors = torch.stack([r.errors for r in local.references if r.errors is not None], 1)
+        named = {"edges": local.edges, "values": local.values, "sigmas": local.references[0].sigmas, "errors": errors}
         tensors |= {f"local.{k}": v.double().clone() for k, v in named.items() if v is not None}
         tensors["local.gain"] = torch.tensor(local.gain, dtype=torch.float64)
     return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, settings
@@ -193,16 +189,19 @@ def read_local(tables: Tables, reference: Reference | None) -> LocalSpread | Non
         return None
     if not isinstance(reference, MeasuredReference):
         raise ValueError(f"{tables.where}: local.values without a reference")
-    sigmas, errors = _read_errors(tables, reference.rows, "local")
-    edges, values = tables.take("local.edges", (None, 2, 2)), tables.take("local.values", (None, 2, None))
-    return LocalSpread(reference.with_errors(sigmas, errors), edges, values, float(tables.take("local.gain", ())))
+    edges, values = tables.take("local.edges", (None, None, 2, 2)), tables.take("local.values", (None, None, 2, None))
+    sigmas, errors = _read_errors(tables, edges.shape[1], reference.rows, owner="local")
+    each = [] if errors is None else errors.unbind(1)
+    return LocalSpread(
+        tuple(reference.with_errors(sigmas, e) for e in each), edges, values, float(tables.take("local.gain", ()))
+    )
 
 
-def _read_errors(tables: Tables, rows: int, owner: str = "reference") -> tuple[Tensor | None, Tensor | None]:
+def _read_errors(tables: Tables, *rows: int, owner: str = "reference") -> tuple[Tensor | None, Tensor | None]:
     if not (tables.has(f"{owner}.sigmas") or tables.has(f"{owner}.errors")):
         return None, None
     sigmas = tables.take(f"{owner}.sigmas", (None,))
-    errors = tables.take(f"{owner}.errors", (len(sigmas), rows))
+    errors = tables.take(f"{owner}.errors", (len(sigmas), *rows))
     if not ((sigmas > 0).all() and (sigmas.diff() > 0).all() and (errors > 0).all()):
         raise ValueError(f"{tables.where}: the error spectrum is not positive at rising noise levels")
     return sigmas, errors

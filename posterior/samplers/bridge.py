@@ -23,7 +23,10 @@ LOWEST = (0.03, 0.5)
 class GaussianBridge(Guided):
     """Calibrated transitions from the prior's reference Gaussian; see `BridgeGuidance`.
 
-    One network call and one linear solve a step, no backward pass. The first fields are draws of the Gaussian's own
+    One network call and one linear solve a step, no backward pass. A step draws x0 given x and y and noises it again:
+    x' = x0 + sigma' z. With ``renewed=0`` it goes by the bridge between x and x0 instead, x' = r x + (1 - r) x0 + sigma'
+    sqrt(1 - r) z with r = (sigma' / sigma)^2. Both are exact where the Gaussian is; where it is not, what x has of earlier
+    mistakes is forgotten faster when the noise is renewed. The first fields are draws of the Gaussian's own
     posterior, noised. What they say of x0 in a direction in which that posterior has standard deviation s is right only as far
     as the prior is Gaussian, and the noise hides all but s^2 / (s^2 + sigma^2) of it from the denoiser: the default grid starts
     at 2 s of the widest direction, which leaves a fifth, and at 2 rms at least. So large patterns that the data leave open
@@ -36,6 +39,7 @@ class GaussianBridge(Guided):
         steps: Steps from sigma_max to 0, a network call each.
 
     Other arguments:
+        renewed: Share of the noise of the bridge that is drawn anew; see `Ancestral`.
         relinearise: Gauss-Newton steps where the operator is not linear or the noise depends on the field.
         sweeps: Gibbs sweeps at the start where the likelihood allows for gross errors.
         corrected: Whether the spread of x0 is corrected, by the prior's `SpreadCorrection`.
@@ -51,6 +55,8 @@ class GaussianBridge(Guided):
 
     References:
         Matheron's rule: Journel, Huijbregts. Mining geostatistics. 1978.
+        Noise drawn anew: Zhang, Chu, Berner, Meng, Anandkumar, Song. Improving diffusion inverse problem solving with decoupled
+            noise annealing. 2024. arXiv:2407.01521.
     """
 
     guidance: BridgeGuidance
@@ -59,6 +65,7 @@ class GaussianBridge(Guided):
         self,
         steps: int = 10,
         *,
+        renewed: float = 1.0,
         relinearise: int = 3,
         sweeps: int = 10,
         corrected: bool = False,
@@ -70,7 +77,7 @@ class GaussianBridge(Guided):
         sigma_min: float | None = None,
     ) -> None:
         guidance = BridgeGuidance(iterations, tolerance, relinearise, sweeps, corrected, local)
-        super().__init__(guidance, Ancestral(), steps, schedule or LogUniform(), sigma_max, sigma_min)
+        super().__init__(guidance, Ancestral(renewed), steps, schedule or LogUniform(), sigma_max, sigma_min)
 
     def levels(self, problem: Problem) -> list[float]:
         """See `Guided.levels`."""

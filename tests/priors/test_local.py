@@ -9,7 +9,7 @@ import operators
 import posterior
 from benchmarks.problems.random_field import matern_spectrum
 from posterior.priors.base import Prior
-from posterior.priors.covariance import ScaledCovariance
+from posterior.priors.covariance import Covariance, FourierBasis, ScaledCovariance
 from posterior.priors.local import LocalSpread, features
 from posterior.priors.network import NetworkPrior
 from posterior.priors.parameterisations import GaussianResidual
@@ -44,11 +44,12 @@ class Known(LocalSpread):
     """The local spread of `Uneven` with the true s and C in place of fitted ones."""
 
     def __init__(self, fitted, prior):
-        super().__init__(fitted.reference, fitted.edges, fitted.values, fitted.gain)
+        super().__init__(fitted.references, fitted.edges, fitted.values, fitted.gain)
         object.__setattr__(self, "truth", prior)
 
     def covariance(self, denoised, sigma, typical):
-        return ScaledCovariance(self.truth.base, self.truth.s.expand(denoised.shape), self.truth.s[None])
+        known = ScaledCovariance(self.truth.base, self.truth.s[None], self.truth.base)
+        return ScaledCovariance(self.truth.base, self.truth.s.expand(denoised.shape), known)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,79 @@ def test_draws_have_the_uneven_covariance(uneven, seen):
     assert float((draws.std / wanted.std).mean()) == pytest.approx(1, abs=0.02)
     plain = posterior.sample(prior, like, posterior.GaussianBridge(1, local=False), draws=100, batch_size=100)
     assert float((plain.std / wanted.std)[..., : N // 2].mean()) > 1.5
+
+
+class Turning(Prior):
+    """A complex image of smooth phase, whose magnitude its denoiser does not know, and whose phase it knows well."""
+
+    def __init__(self):
+        g = torch.Generator().manual_seed(1)
+        self.event_shape, self.name = (2, N, N), "turning"
+        y, x = torch.meshgrid(torch.linspace(-1, 1, N, dtype=torch.float64), torch.linspace(-1, 1, N).double(), indexing="ij")
+        angle = 1.5 * x - y + x * y
+        self.frame = torch.stack([angle.cos(), angle.sin()])
+        self.d = 3 * self.frame
+        made = matern_spectrum(N)
+        made = made / made.mean()
+        spectra = torch.stack([made * LIVELY**2, torch.full_like(made, QUIET**2)])
+        self.base = Covariance(FourierBasis(2), spectra)
+        white = torch.randn(400, 2, N, N, generator=g, dtype=torch.float64)
+        self.reference = RadialReference(*radial_spectrum(self.base.sqrt(white)[:, :1]))
+        one = ScaledCovariance(self.base, torch.ones(1, 1, 1, 1), self.base, self.frame[None])
+        self.known = dataclasses.replace(one, typical=one)
+        self.fields = self.d + one.sqrt(torch.randn(400, 2, N, N, generator=g, dtype=torch.float64))
+
+    def denoise(self, x, sigma):
+        return self.d.to(x).expand(x.shape)
+
+
+@pytest.fixture(scope="module")
+def turning():
+    prior = Turning()
+    prior.local_spread = posterior.fit_local_spread(prior, prior.fields, phase=True, sigmas=[0.5, 2.0])
+    return prior
+
+
+def test_tells_errors_along_the_phase_from_those_across_it(turning):
+    found = turning.local_spread.covariance(turning.d[None], 1.0, turning.d[None])
+    torch.testing.assert_close(found.frame[0, :, 4:-4, 4:-4], turning.frame[:, 4:-4, 4:-4], atol=0.1, rtol=0)
+    along, across = found.base.eigenvalues.mean((1, 2)).sqrt()
+    assert float(along) == pytest.approx(LIVELY, rel=0.1)
+    assert float(across) == pytest.approx(QUIET, rel=0.3)
+    assert float(found.base.eigenvalues[0, 0, 1] / found.base.eigenvalues[0, 8, 8]) > 20
+    # white but for what the measured frame leaks of the other component
+    assert float(found.base.eigenvalues[1, 0, 4] / found.base.eigenvalues[1, 8, 8]) < 3
+
+
+class KnownTurn(LocalSpread):
+    """The covariance of `Turning` itself."""
+
+    def __init__(self, fitted, prior):
+        super().__init__(fitted.references, fitted.edges, fitted.values, fitted.gain)
+        object.__setattr__(self, "truth", prior)
+
+    def covariance(self, denoised, sigma, typical):
+        return self.truth.known
+
+
+@pytest.mark.parametrize("seen", [30, 150], ids=["factorised", "conjugate gradients"])
+def test_draws_have_the_turned_covariance(turning, seen):
+    prior = Turning()
+    rows = prior.known.sqrt(torch.eye(2 * N * N, dtype=torch.float64).reshape(-1, 2, N, N)).flatten(1).T
+    exact = posterior.GaussianPrior(prior.d, rows @ rows.T)
+    chosen = torch.randperm(N * N, generator=torch.Generator().manual_seed(3))[:seen]
+    mask = torch.zeros(N * N)
+    mask[chosen] = 1
+    physics = operators.Inpainting(mask.reshape(N, N))
+    like = posterior.GaussianLikelihood(physics, physics.A(prior.fields[:1].float()).double(), 0.1)
+    wanted = posterior.exact_posterior(exact, like)
+    prior.local_spread = KnownTurn(turning.local_spread, prior)
+    draws = posterior.sample(prior, like, posterior.GaussianBridge(1), draws=400, batch_size=400)
+    assert float(((draws.mean - wanted.mean) / wanted.std).square().mean().sqrt()) < 0.08
+    turn = prior.known.gather(torch.eye(2 * N * N, dtype=torch.float64).reshape(-1, 2, N, N)).flatten(1).T
+    components = (turn @ wanted.cov @ turn.T).diagonal().sqrt().reshape(2, N, N)
+    ratio = prior.known.gather(draws.samples).std(0) / components
+    torch.testing.assert_close(ratio.mean((1, 2)), torch.ones(2, dtype=torch.float64), rtol=0, atol=0.03)
 
 
 def test_a_stationary_gaussian_needs_none():
@@ -164,15 +238,17 @@ def test_travels_with_the_prior(tmp_path, uneven):
     assert found is not None
     assert found.gain == want.gain
     assert torch.equal(found.scale(uneven.d[None], 0.7), want.scale(uneven.d[None], 0.7))
-    assert torch.equal(found.reference.errors, want.reference.errors)
+    assert torch.equal(found.references[0].errors, want.references[0].errors)
 
 
 def test_what_does_not_fit_is_refused(uneven):
     found = uneven.local_spread
     with pytest.raises(ValueError, match="wanted rising"):
-        dataclasses.replace(found, edges=found.edges.flip(2))
+        dataclasses.replace(found, edges=found.edges.flip(3))
     with pytest.raises(ValueError, match="carries no RadialReference"):
         posterior.fit_local_spread(posterior.GaussianPrior(torch.zeros(4), torch.eye(4)), torch.zeros(4, 4))
+    with pytest.raises(ValueError, match="phase=True takes complex images"):
+        posterior.fit_local_spread(uneven, uneven.fields, phase=True, sigmas=[0.5])
     with pytest.raises(ValueError, match="sigmas="):
         posterior.fit_local_spread(uneven, uneven.fields)
 
@@ -183,6 +259,6 @@ def test_bundled_priors_that_carry_one_err_more_at_the_edge_of_what_is_bright(na
     assert prior.local_spread.gain > 0.2
     disc = torch.zeros(1, prior.event_shape[0], 48, 48)
     disc[..., 12:36, 12:36] = 3.0
-    scale = prior.local_spread.scale(disc, 0.5).squeeze()
+    scale = prior.local_spread.scale(disc, 0.5)[0, 0]
     assert scale[24, 12] > 2 * scale[2, 2]
     assert scale[24, 12] > scale[24, 24]
