@@ -19,6 +19,7 @@ from spread_brain_mri import widened
 from torch import Tensor
 
 import posterior
+from posterior.priors.local import LocalSpread
 
 
 def galaxies() -> Tensor:
@@ -27,14 +28,30 @@ def galaxies() -> Tensor:
 
 
 def brains() -> Tensor:
-    """Simulated slices, of a seed that neither training nor the error spectrum of the card has."""
-    return BrainImages(2345, ((144, 24, 1.0),))(0)
+    """Simulated crops, of a seed that neither training nor the error spectrum of the card has.
+
+    Of whole slices, whose phase varies less from pixel to pixel, a fit has too small an error across the phase for crops.
+    """
+    return BrainImages(2345, ((48, 120, 1.0),))(0)
 
 
 FIELDS = {
     "galaxies": (galaxies, "held-out fields"),
-    "brain-mri": (brains, "simulated slices of the heads of training"),
+    "brain-mri": (brains, "simulated crops of the heads of training"),
 }
+
+
+def told_apart(found: LocalSpread) -> str:
+    """How much more a denoiser errs along the phase than across it, up to the noise level of a field's own size."""
+    sizes = [
+        torch.tensor([r.error_covariance((2, 48, 48), float(s)).mean_variance ** 0.5 for s in r.sigmas if s <= 1])
+        for r in found.references
+        if r.sigmas is not None
+    ]
+    ratio = sizes[0] / sizes[1]
+    return (
+        f"errors along the phase are {float(ratio.min()):.1f} to {float(ratio.max()):.1f} times those across it up to sigma 1"
+    )
 
 
 def main() -> None:
@@ -52,11 +69,12 @@ def main() -> None:
     prior.local_spread = dataclasses.replace(found, references=tuple(widened(r, args.factor) for r in found.references))
     fitted = len(fields) // 2
     unit = "grid point and component" if len(found.references) > 1 else "grid point"
+    told = f"; {told_apart(found)}" if len(found.references) > 1 else ""
     factor = "" if args.factor == 1 else f" --factor {args.factor:g}"
     line = (
         f"`python data/training/local_spread.py {args.name}{factor}`: a local scale of the error covariance, "
         f"fitted to {fitted} {what}, gains {found.gain:.3f} nats a {unit} over one scale for the whole field on "
-        f"{len(fields) - fitted} others"
+        f"{len(fields) - fitted} others{told}"
     )
     prior.card = prior.card | {"local_spread": line, "local_factor": args.factor}
     posterior.save_prior(prior, folder, half=True)
