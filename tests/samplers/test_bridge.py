@@ -9,6 +9,7 @@ import operators
 import posterior
 from benchmarks.problems.random_field import random_field
 from posterior.guidance.solves import explain
+from posterior.integrators import Ancestral, Estimate
 from posterior.problem import Problem, pilot_noise
 
 
@@ -52,6 +53,32 @@ def against_quadrature(like, mean, std, sampler, draws=3000):
     at = torch.from_numpy(np.interp(found.numpy(), x[:, 0].numpy(), weight.cumsum(0).numpy())).sort().values
     distance = (at - (torch.arange(draws) + 0.5) / draws).abs().max() * draws**0.5
     return float((found.mean() - location) / spread), float(found.std() / spread), float(distance)
+
+
+@pytest.mark.parametrize("renewed", [0.0, 0.5, 1.0])
+def test_renewed_noise_keeps_a_gaussian_exact(renewed):
+    """However much of the noise of a step is drawn anew."""
+    like = posterior.GaussianLikelihood(Matrix(torch.ones(1, 1)), tensor(1.0), 0.7)
+    bias, ratio, distance = against_quadrature(like, 0.5, 2.0, posterior.GaussianBridge(4, renewed=renewed))
+    assert abs(bias) < 0.06
+    assert ratio == pytest.approx(1, abs=0.05)
+    assert distance < 1.63  # the 1 % point of Kolmogorov's law
+
+
+def test_renewing_all_of_the_noise_forgets_x():
+    """x' = x0 + sigma' z: given x0 nothing of x is left, and a share of it by the bridge."""
+    x0 = torch.zeros(20_000, 1, dtype=torch.float64)
+    x = 2 * torch.randn(x0.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    estimate = Estimate(lambda: x0, lambda noise: x0)
+    for renewed, kept in ((0.0, 0.25), (0.6, 0.1), (1.0, 0.0)):
+        g = torch.Generator().manual_seed(1)
+        moved, _ = Ancestral(renewed).step(
+            lambda *_: estimate, x, 2.0, 1.0, lambda g=g: torch.randn(x.shape, generator=g, dtype=x.dtype), None
+        )
+        assert float((moved * x).mean() / x.square().mean()) == pytest.approx(kept, abs=0.02)
+        assert float(moved.std()) == pytest.approx(1, abs=0.02)
+    with pytest.raises(ValueError, match="renewed must be between 0 and 1"):
+        posterior.GaussianBridge(renewed=1.5)
 
 
 # torch.func.jvp loads its decompositions with torch's own deprecated scripting
