@@ -38,6 +38,7 @@ def brains() -> Tensor:
 FIELDS = {
     "galaxies": (galaxies, "held-out fields"),
     "brain-mri": (brains, "simulated crops of the heads of training"),
+    "brain-mri-flow": (brains, "simulated crops of the heads of training"),
 }
 
 
@@ -65,7 +66,7 @@ def main() -> None:
     prior = posterior.load_prior(folder)
     make, what = FIELDS[args.name]
     fields = make()
-    found = posterior.fit_local_spread(prior, fields, phase=args.name == "brain-mri")
+    found = posterior.fit_local_spread(prior, fields, phase=args.name.startswith("brain-mri"))
     prior.local_spread = dataclasses.replace(found, references=tuple(widened(r, args.factor) for r in found.references))
     fitted = len(fields) // 2
     unit = "grid point and component" if len(found.references) > 1 else "grid point"
