@@ -69,12 +69,11 @@ def main() -> None:
     found = posterior.fit_local_spread(prior, fields, phase=args.name.startswith("brain-mri"))
     prior.local_spread = dataclasses.replace(found, references=tuple(widened(r, args.factor) for r in found.references))
     fitted = len(fields) // 2
-    unit = "grid point and component" if len(found.references) > 1 else "grid point"
     told = f"; {told_apart(found)}" if len(found.references) > 1 else ""
     factor = "" if args.factor == 1 else f" --factor {args.factor:g}"
     line = (
         f"`python data/training/local_spread.py {args.name}{factor}`: a local scale of the error covariance, "
-        f"fitted to {fitted} {what}, gains {found.gain:.3f} nats a {unit} over one scale for the whole field on "
+        f"fitted to {fitted} {what}, gains {found.gain:.3f} nats a grid point over one scale for the whole field on "
         f"{len(fields) - fitted} others{told}"
     )
     prior.card = prior.card | {"local_spread": line, "local_factor": args.factor}

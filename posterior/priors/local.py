@@ -204,7 +204,7 @@ def fit_local_spread(
         tuple(reference.with_errors(levels, e) for e in errors),
         torch.stack([torch.stack([part.edges for part in level]) for level in fits]),
         torch.stack([torch.stack([part.values for part in level]) for level in fits]),
-        float(np.mean([part.gain for level in fits for part in level])),
+        float(np.mean([sum(part.gain for part in level) for level in fits])),
     )
 
 
