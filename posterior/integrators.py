@@ -196,8 +196,8 @@ class Ancestral(Integrator):
         ValueError: If ``renewed`` is not between 0 and 1.
 
     References:
-        All of it: Zhang, Chu, Berner, Meng, Anandkumar, Song. Improving diffusion inverse problem solving with decoupled noise
-            annealing. 2024. arXiv:2407.01521.
+        ``renewed=1``: Zhang, Chu, Berner, Meng, Anandkumar, Song. Improving diffusion inverse problem solving with decoupled
+            noise annealing. 2024. arXiv:2407.01521.
     """
 
     renewed: float = 0.0

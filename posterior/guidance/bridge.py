@@ -55,7 +55,8 @@ class BridgeGuidance(Guidance):
             linear solve and no network call.
         sweeps: Gibbs sweeps at the start where data may be grossly wrong; each costs a linear solve.
         corrected: Whether C_s is the average covariance with the prior's `SpreadCorrection`.
-        local: Whether C_s knows where in the field the denoiser errs, where the prior carries a `LocalSpread`.
+        local: Whether C_s knows where in the field, and along which direction of a complex image, the denoiser errs, where the
+            prior carries a `LocalSpread`.
 
     A prior without a reference Gaussian gets one from draws of its own, see `estimate_reference`.
 

@@ -124,8 +124,8 @@ def _grams(problem: Problem, cov: ScaledCovariance, batch: int) -> tuple[Tensor,
     """R^(-1/2) A, (m, n), and R^(-1/2) A C A^T R^(-1/2) in double precision for each draw, (B, m, m)."""
     rows = _once(problem, "whitened matrix", lambda: whitened_matrix(problem))
     event = problem.event_shape
-    fields = rows.double().reshape(1, -1, *event).expand(batch, -1, *[-1] * len(event)).flatten(0, 1)
-    half = cov.base.sqrt(cov.repeated(batch, len(rows)).gather(fields)).reshape(batch, len(rows), -1)
+    fields = rows.double().reshape(-1, *event)
+    half = torch.stack([cov.base.sqrt(cov.of(i).gather(fields)).flatten(1) for i in range(batch)])
     return rows, half @ half.mT
 
 

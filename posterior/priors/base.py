@@ -84,7 +84,7 @@ class Prior(ABC):
         climatology: The mean of the field on a given date, physical units, or None where it does not depend on it.
         date: The date that `on` put the prior at, or None.
         spread: A correction of the reference's error spectrum, fitted on held-out fields, or None; used where it is asked for.
-        local_spread: Where in the field the denoiser errs, fitted on held-out fields, or None.
+        local_spread: Where, and in which direction, the denoiser errs, fitted on held-out fields, or None.
         coarse: What denoises above a noise level in the prior's place, or None.
         name: What errors and saved files call this prior.
         calls: Network evaluations in one `denoise` of a field.

@@ -210,10 +210,10 @@ class ScaledCovariance:
         """``M^T`` of fields."""
         return self.scale * _turned(self.frame, v, -1)
 
-    def repeated(self, batch: int, times: int) -> ScaledCovariance:
-        """The same for ``times`` copies of each field of a batch, one after the other."""
-        scale = self.scale.expand(batch, *self.scale.shape[1:]).repeat_interleave(times, 0)
-        frame = None if self.frame is None else self.frame.expand(batch, *self.frame.shape[1:]).repeat_interleave(times, 0)
+    def of(self, draw: int) -> ScaledCovariance:
+        """The same for one draw of the batch, for any number of fields."""
+        scale, frame = (v if v is None or len(v) == 1 else v[draw : draw + 1] for v in (self.scale, self.frame))
+        assert scale is not None
         return ScaledCovariance(self.base, scale, self.typical, frame)
 
     def apply(self, v: Tensor) -> Tensor:

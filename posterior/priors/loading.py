@@ -223,7 +223,7 @@ def _load_ours(folder: Path) -> NetworkPrior:
         affine = read_affine(config, tables, event_shape)
         climatology = read_climatology(config, tables, event_shape)
         labels = read_labels(config, tables, event_shape)
-        spread, local = read_spread(tables), read_local(tables, reference)
+        spread, local = read_spread(tables), read_local(tables, reference, event_shape)
         low, high = map(float, config["sigma_range"])
         rms = float(config["rms"])
         tables.finish()

@@ -43,7 +43,8 @@ class LocalSpread:
         edges: (M, components, 2, 2): first and last knot of each feature, for the noise levels of ``references``.
         values: (M, components, 2, K): log s^2 at K knots, equally spaced; the two are added.
         gain: What the Gaussian log-density of the errors of fields that were not fitted gains over one scale for the whole
-            field, for each grid point and with independent errors; positive where s helps.
+            field, for each grid point and with independent errors. The same fields decide at which noise levels and for
+            which component s is not 1, so it is a little too good, and 0 where s never helps.
     """
 
     references: tuple[MeasuredReference, ...]
@@ -63,8 +64,18 @@ class LocalSpread:
                 "knots), components 1 or 2"
             )
 
+    def check_event(self, event_shape: tuple[int | None, ...], owner: str) -> None:
+        """Raise ValueError if events have no place for what it says: two components are those of complex images (2, H, W)."""
+        complex_images = len(event_shape) == 3 and event_shape[0] == 2 and isinstance(self.references[0], RadialReference)
+        if len(event_shape) < 2 or (len(self.references) == 2 and not complex_images):
+            raise ValueError(
+                f"{owner}: a local spread of {len(self.references)} components takes "
+                + ("complex images (2, H, W) and a RadialReference" if len(self.references) == 2 else "events (..., H, W)")
+                + f"; got events {tuple(event_shape)} and {type(self.references[0]).__name__}"
+            )
+
     def scale(self, denoised: Tensor, sigma: float) -> Tensor:
-        """s for D(x, sigma): (B, components, 1 for each further axis, H, W) of fields (B, *event)."""
+        """s for D(x, sigma): (B, components, 1 for each further axis, H, W) of fields (B, *event); (B, H, W) of (B, H, W)."""
         sigmas = self.references[0].sigmas
         assert sigmas is not None
         known = sigmas.log().cpu().numpy()
@@ -78,7 +89,8 @@ class LocalSpread:
         found = log(below)
         if share > 0:
             found = torch.lerp(found, log(below + 1), share)
-        return (found / 2).exp().reshape(*found.shape[:2], *[1] * (denoised.ndim - 4), *denoised.shape[-2:])
+        leading = found.shape[: min(2, denoised.ndim - 2)]
+        return (found / 2).exp().reshape(*leading, *[1] * (denoised.ndim - 4), *denoised.shape[-2:])
 
     def covariance(self, denoised: Tensor, sigma: float, typical: Tensor) -> ScaledCovariance:
         """The covariance of x0 given x, for each field of a batch.
@@ -88,6 +100,7 @@ class LocalSpread:
             sigma: The noise level.
             typical: A field (1, *event) that depends on no draw and looks like one; see `ScaledCovariance`.
         """
+        self.check_event(tuple(denoised.shape[1:]), "LocalSpread")
         parts = [r.error_covariance(tuple(denoised.shape[1:]), sigma) for r in self.references]
         base = parts[0] if len(parts) == 1 else Covariance(parts[0].basis, torch.stack([p.eigenvalues for p in parts]))
 
@@ -155,8 +168,8 @@ def fit_local_spread(
     a law of mean 1, and log s^2 is regressed on the features of `LocalSpread` by the quasi-likelihood of variances, sum log s^2
     + e^2 / s^2, which is least on average at the true s^2 whatever that law is. s is then normalised to a mean square of 1 over
     the fields, and the spectrum of the error over s is measured. The first half of the fields is fitted; the other tells
-    whether it helps (`LocalSpread.gain`), and at a level where it does not, s = 1. Keep the result with ``prior.local_spread =
-    ...``; `save_prior` writes it, `GaussianBridge` uses it.
+    whether it helps (`LocalSpread.gain`): at a level and for a component where it does not, s = 1. Keep the result with
+    ``prior.local_spread = ...``; `save_prior` writes it, `GaussianBridge` uses it.
 
     Args:
         prior: A prior whose reference is a `RadialReference` or an `EOFReference`.

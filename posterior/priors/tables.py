@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 RADIAL = ("frequencies", "power", "sigmas", "errors")
 MOST_VALUES = 100_000
+LARGEST_LOG = 100.0  # of a variance that a table may hold
 
 
 @dataclass
@@ -183,18 +184,22 @@ def read_spread(tables: Tables) -> SpreadCorrection | None:
     return SpreadCorrection(sigmas, edges, factors, float(tables.take("spread.gain", ())))
 
 
-def read_local(tables: Tables, reference: Reference | None) -> LocalSpread | None:
+def read_local(tables: Tables, reference: Reference | None, event_shape: tuple[int | None, ...]) -> LocalSpread | None:
     """Where in the field the denoiser errs, where that was measured."""
     if not tables.has("local.values"):
         return None
     if not isinstance(reference, MeasuredReference):
         raise ValueError(f"{tables.where}: local.values without a reference")
     edges, values = tables.take("local.edges", (None, None, 2, 2)), tables.take("local.values", (None, None, 2, None))
+    if not (edges.is_floating_point() and values.is_floating_point() and float(values.abs().max()) < LARGEST_LOG):
+        raise ValueError(f"{tables.where}: local.values are no logarithms of variances")
     sigmas, errors = _read_errors(tables, edges.shape[1], reference.rows, owner="local")
-    each = [] if errors is None else errors.unbind(1)
-    return LocalSpread(
-        tuple(reference.with_errors(sigmas, e) for e in each), edges, values, float(tables.take("local.gain", ()))
-    )
+    if errors is None:
+        raise ValueError(f"{tables.where}: local.values without local.errors")
+    references = tuple(reference.with_errors(sigmas, e) for e in errors.unbind(1))
+    found = LocalSpread(references, edges, values, float(tables.take("local.gain", ())))
+    found.check_event(event_shape, str(tables.where))
+    return found
 
 
 def _read_errors(tables: Tables, *rows: int, owner: str = "reference") -> tuple[Tensor | None, Tensor | None]:

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import operators
 import posterior
@@ -16,6 +17,7 @@ from posterior.priors.parameterisations import GaussianResidual
 from posterior.priors.reference import RadialReference, radial_spectrum
 
 N = 16
+PARTS = ("edges", "values", "errors")
 SHAPE = (1, N, N)
 QUIET, LIVELY = 0.2, 1.5
 
@@ -215,13 +217,21 @@ def test_a_float32_event_of_any_size_has_features():
     assert torch.isfinite(features(torch.zeros(2, 2, 5, 7))).all()
 
 
-def test_travels_with_the_prior(tmp_path, uneven):
+def test_fields_may_have_no_axis_but_those_of_space(uneven):
+    fields = torch.stack([uneven.d[0], uneven.d[0].T, uneven.d[0].flip(0)])
+    plain, axis = (uneven.local_spread.covariance(x, 1.0, x[:1]) for x in (fields, fields[:, None]))
+    v = torch.randn(3, N, N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(plain.apply(v), axis.apply(v[:, None])[:, 0])
+
+
+def stored(prior):
     from diffusers import UNet2DModel
 
+    channels = prior.event_shape[0]
     with torch.random.fork_rng(devices=[]):
         network = UNet2DModel(
-            in_channels=2,
-            out_channels=1,
+            in_channels=channels + 1,
+            out_channels=channels,
             layers_per_block=1,
             block_out_channels=(8, 8),
             down_block_types=("DownBlock2D",) * 2,
@@ -229,7 +239,34 @@ def test_travels_with_the_prior(tmp_path, uneven):
             norm_num_groups=4,
             add_attention=False,
         )
-    prior = NetworkPrior(network, GaussianResidual(uneven.reference), (1, None, None), reference=uneven.reference, multiple=2)
+    shape = (channels, None, None)
+    return NetworkPrior(network, GaussianResidual(prior.reference), shape, reference=prior.reference, multiple=2)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda t: t.pop("local.errors"), "local"),
+        (lambda t: [t.pop("local.errors"), t.pop("local.sigmas")], "local.values without local.errors"),
+        (lambda t: t.update({"local.values": 1e4 * torch.ones_like(t["local.values"])}), "no logarithms of variances"),
+        (lambda t: t.update({"local.values": t["local.values"].long()}), "no logarithms of variances"),
+        (lambda t: t.update({f"local.{k}": t[f"local.{k}"].repeat_interleave(2, 1) for k in PARTS}), "complex images"),
+        (lambda t: t.update({f"local.{k}": t[f"local.{k}"].repeat_interleave(3, 1) for k in PARTS}), "components 1 or 2"),
+    ],
+)
+def test_tables_that_lie_are_refused(tmp_path, uneven, change, said):
+    prior = stored(uneven)
+    prior.local_spread = uneven.local_spread
+    posterior.save_prior(prior, tmp_path)
+    tensors = load_file(tmp_path / "tables.safetensors")
+    change(tensors)
+    save_file(tensors, tmp_path / "tables.safetensors")
+    with pytest.raises(ValueError, match=said):
+        posterior.load_prior(tmp_path)
+
+
+def test_travels_with_the_prior(tmp_path, uneven):
+    prior = stored(uneven)
     posterior.save_prior(prior, tmp_path / "without")
     assert posterior.load_prior(tmp_path / "without").local_spread is None
     prior.local_spread = uneven.local_spread
