@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.harness.device import CPU, prepare
 from benchmarks.harness.markdown import markdown
-from benchmarks.harness.source import revision, weights
+from benchmarks.harness.source import network, revision
 from benchmarks.harness.table import first_line, gpu, machine
 from benchmarks.metrics import diverged
 from posterior._resources import resource
@@ -184,9 +184,9 @@ def in_bfloat16(problem: str, device: str) -> Prior:
 
 
 def trained(problem: str) -> str | None:
-    """Hash of the weights of a problem's prior as they are today."""
+    """Hash of the network of a problem's prior as it is today."""
     prior = PROBLEMS[problem].prior
-    return None if prior is None else weights(resource(f"priors/{prior}"))
+    return None if prior is None else network(resource(f"priors/{prior}"))
 
 
 def drawn_on(folder: Path | None) -> list[dict[str, Any]]:

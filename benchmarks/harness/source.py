@@ -47,6 +47,13 @@ def weights(prior: Path) -> str:
     return _digest([*content, ("posterior.json", json.dumps(settings, sort_keys=True).encode())])
 
 
+@cache
+def network(prior: Path) -> str:
+    """Hash of the networks in a prior's folder, whatever is tabulated beside them."""
+    files = sorted(p for p in prior.glob("*/*") if p.suffix == ".safetensors" or p.name == "config.json")
+    return _digest((p.relative_to(prior).as_posix(), p.read_bytes()) for p in files)
+
+
 def _digest(content: Iterable[tuple[str, bytes]]) -> str:
     found = hashlib.sha256()
     for name, data in content:

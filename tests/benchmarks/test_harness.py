@@ -92,6 +92,15 @@ class TestSource:
         (tree / "unet" / "weights.safetensors").write_bytes(b"2")
         assert weights(tree) != before
 
+    def test_tables_are_no_network(self, tree):
+        network = source.network.__wrapped__
+        before = network(tree)
+        (tree / "tables.safetensors").write_bytes(b"1")
+        (tree / "posterior.json").write_text('{"scale": 2}')
+        assert network(tree) == before
+        (tree / "unet" / "weights.safetensors").write_bytes(b"2")
+        assert network(tree) != before
+
     def test_rows_that_are_out_of_date_are_computed_again_when_asked(self, tmp_path):
         benchmark, path = Counted(), tmp_path / "rows.csv"
         plan = Plan(benchmark, tuple(benchmark.methods()), benchmark.suites)
