@@ -17,6 +17,7 @@ from brain_images import BrainImages
 from image_priors import FOLDER
 from spread_brain_mri import widened
 from torch import Tensor
+from train_coarse import borrow
 
 import posterior
 from posterior.priors.local import LocalSpread
@@ -77,7 +78,10 @@ def main() -> None:
         f"{len(fields) - fitted} others{told}"
     )
     prior.card = prior.card | {"local_spread": line, "local_factor": args.factor}
+    lender = json.loads((folder / "posterior.json").read_text()).get("coarse", {}).get("of")
     posterior.save_prior(prior, folder, half=True)
+    if lender is not None:
+        borrow(folder, lender)
     page = folder / "README.md"
     before, _, section = page.read_text().partition("\n## Local spread")
     _, heading, after = section.partition("\n## ")

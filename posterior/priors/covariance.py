@@ -204,11 +204,11 @@ class ScaledCovariance:
 
     def spread(self, components: Tensor) -> Tensor:
         """``M`` of components."""
-        return _turned(self.frame, self.scale * components, 1)
+        return turned(self.frame, self.scale * components, 1)
 
     def gather(self, v: Tensor) -> Tensor:
         """``M^T`` of fields."""
-        return self.scale * _turned(self.frame, v, -1)
+        return self.scale * turned(self.frame, v, -1)
 
     def of(self, draw: int) -> ScaledCovariance:
         """The same for one draw of the batch, for any number of fields."""
@@ -230,8 +230,8 @@ class ScaledCovariance:
         return (lambda v: self.spread(root(v))), (lambda v: root(self.gather(v)))
 
 
-def _turned(frame: Tensor | None, v: Tensor, sign: int) -> Tensor:
-    """(v1 + i v2) (u1 + i u2), or times its conjugate where ``sign`` is -1."""
+def turned(frame: Tensor | None, v: Tensor, sign: int) -> Tensor:
+    """(v1 + i v2) (u1 + i u2) with u the unit vectors of a frame, or times their conjugate where ``sign`` is -1."""
     if frame is None:
         return v
     a, b = v.unbind(1)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posterior.priors.covariance import Covariance, ScaledCovariance
+from posterior.priors.covariance import Covariance, ScaledCovariance, turned
 from posterior.priors.reference import MeasuredReference, RadialReference
 
 if TYPE_CHECKING:
@@ -117,12 +117,6 @@ def frame(denoised: Tensor) -> Tensor:
     return torch.where(length > DARK, around / length.clamp_min(DARK), around.new_tensor([1.0, 0.0])[:, None, None])
 
 
-def _turned_back(denoised: Tensor, error: Tensor) -> Tensor:
-    """The error (B, 2, H, W) along the phase of D and across it."""
-    u = frame(denoised)
-    return torch.stack([(u * error).sum(1), u[:, 0] * error[:, 1] - u[:, 1] * error[:, 0]], 1)
-
-
 def features(fields: Tensor) -> Tensor:
     """log of |grad D|^2 and of D^2 around each grid point of fields (B, *event), (B, 2, H, W)."""
     d = fields.reshape(len(fields), -1, *fields.shape[-2:])
@@ -210,7 +204,7 @@ def fit_local_spread(
         with torch.no_grad():
             denoised = torch.cat([prior.denoise(x, sigma) for x in noisy.split(4)]).double()
         error, seen = clean - denoised, features(denoised)
-        parts = _turned_back(denoised, error).split(1, 1) if phase else (error,)
+        parts = turned(frame(denoised), error, -1).split(1, 1) if phase else (error,)
         fits.append([_fit(reference, seen, part, sigma, g) for part in parts])
     errors = [torch.stack([level[k].errors for level in fits]).clamp_min(1e-30) for k in range(len(fits[0]))]
     return LocalSpread(

@@ -356,15 +356,6 @@ class TestRun:
         assert 0.5 < found["chi2"] < 1.5 < found["held_chi2"] < 100
         assert all(math.isnan(found[k]) for k in ("psnr", "psnr_all", "crps", "held_cov90"))
 
-    def test_a_row_with_settings_of_before_is_out_of_date(self):
-        benchmark = BENCHMARKS["mri"]
-        method = Method("L1-wavelet", "tuned")
-        now = chosen("mri", "4x", "L1-wavelet")
-        row = LAYOUT.blank(("mri", "4x", "0", method.name, method.setting), 1) | {"status": "ok", "settings": json.dumps(now)}
-        row["revision"] = benchmark.revision(method, "mri", "4x")
-        assert not benchmark.stale(row)
-        assert benchmark.stale(row | {"settings": json.dumps({"weight": 7.0})})
-
     def test_what_cannot_run_is_said(self):
         benchmark = BENCHMARKS["mri"]
         row = benchmark.measure(Method("TDS"), benchmark.build("mri", "4x", 0, quick=True, draws=2))

@@ -6,8 +6,9 @@ from benchmarks.fields.benchmark import BENCHMARKS, LAYOUT
 from benchmarks.fields.compare import at_equal_calls, by_problem, claim_lines, lead, mri_claim, score_of, speed, within_calls
 from benchmarks.fields.figures import accuracy
 from benchmarks.fields.html import html_page
-from benchmarks.fields.methods import EQUAL
+from benchmarks.fields.methods import EQUAL, chosen
 from benchmarks.fields.report import DEFAULT, read_rows, results_page, table
+from benchmarks.harness.runner import Method
 from benchmarks.registry import BENCHMARKS as EVERY, DOCS, FIELDS_RESULTS, MAPS
 
 
@@ -137,3 +138,13 @@ def test_the_html_needs_no_other_file():
     page = html_page(results_page(some), some, MAPS)
     assert page.count("<table>") >= 3 and "<img" in page
     assert "src=" not in page.replace('src="data:image/png;base64,', "") and "<link" not in page and "<script" not in page
+
+
+def test_a_row_with_settings_of_before_is_out_of_date():
+    benchmark = BENCHMARKS["mri"]
+    method = Method("L1-wavelet", "tuned")
+    now = chosen("mri", "4x", "L1-wavelet")
+    row = LAYOUT.blank(("mri", "4x", "0", method.name, method.setting), 1) | {"status": "ok", "settings": json.dumps(now)}
+    row["revision"] = benchmark.revision(method, "mri", "4x")
+    assert not benchmark.stale(row)
+    assert benchmark.stale(row | {"settings": json.dumps({"weight": 7.0})})
