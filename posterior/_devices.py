@@ -56,7 +56,7 @@ class _Mover:
         if isinstance(value, Tensor):
             return self._tensor(value)
         if isinstance(value, torch.device):
-            return self.device  # operators note where they are
+            return value if value == self.device else self.device  # operators note where they are
         if isinstance(value, torch.jit.ScriptModule):
             return copy.deepcopy(value).to(self.device)
         if isinstance(value, MethodType):
@@ -72,6 +72,10 @@ class _Mover:
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
         if isinstance(value, _LEFT) or not hasattr(value, "__dict__"):
             return value
+        if isinstance(value, torch.nn.Module) and "_orig_mod" in value._modules:
+            # What torch.compile returns is bound to its module: it is not copied but made again.
+            network = self(value._orig_mod)
+            return value if network is value._orig_mod else type(value)(network, value.dynamo_ctx)
         return self._holder(value)
 
     def _tensor(self, value: Tensor) -> Tensor:

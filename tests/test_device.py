@@ -157,6 +157,18 @@ def test_a_prior_is_itself_where_it_lies():
     assert prior.to(torch.device("cpu")) is prior
 
 
+def test_a_compiled_network_draws_and_moves():
+    prior = posterior.load_prior("slp-north-atlantic")
+    plain = posterior.sample_prior(prior, draws=2, steps=2).samples
+    prior.network = torch.compile(prior.network, backend="eager")
+    torch.testing.assert_close(posterior.sample_prior(prior, draws=2, steps=2).samples, plain)
+    assert prior.to("cpu") is prior
+    there = prior.to(AWAY)
+    assert {p.device for p in there.network.parameters()} == {AWAY}
+    assert {p.device for p in prior.network.parameters()} == {torch.device("cpu")}
+    assert type(there.network) is type(prior.network)
+
+
 @pytest.mark.parametrize("name", posterior.bundled_priors())
 def test_all_of_a_bundled_prior_moves(name):
     prior = posterior.load_prior(name)
