@@ -2,7 +2,8 @@
 
 Fields are simulated and were not trained on: other galaxies, or other planes, contrasts and phases of the heads of training.
 What it gains is on the card. A network errs more on its own draws than on noised fields: `--factor` widens the errors, and
-`spread_brain_mri.py` says by how much.
+`spread_brain_mri.py` says by how much. Measured images have a finer phase than the simulated ones that a network saw: at small
+noise, where data say more of it than the network, errors across the phase are widened too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from train_coarse import borrow
 
 import posterior
 from posterior.priors.local import LocalSpread
+from posterior.priors.reference import MeasuredReference
+
+# Which noise levels and by how much real k-space decided, of which other samples were withheld than the benchmark's:
+# chi-square of the withheld ones 1.32 without, 1.25 with; fair CRPS of simulated crops .4 % more.
+FINE, ACROSS = 0.1, 4.0
 
 
 def galaxies() -> Tensor:
@@ -41,6 +47,13 @@ FIELDS = {
     "brain-mri": (brains, "simulated crops of the heads of training"),
     "brain-mri-flow": (brains, "simulated crops of the heads of training"),
 }
+
+
+def with_fine_phase(across: MeasuredReference) -> MeasuredReference:
+    """Errors across the phase, wider at small noise."""
+    assert across.sigmas is not None and across.errors is not None
+    factor = torch.where(across.sigmas < FINE, ACROSS, 1.0)
+    return across.with_errors(across.sigmas, across.errors * factor[:, None].square())
 
 
 def told_apart(found: LocalSpread) -> str:
@@ -68,9 +81,12 @@ def main() -> None:
     make, what = FIELDS[args.name]
     fields = make()
     found = posterior.fit_local_spread(prior, fields, phase=args.name.startswith("brain-mri"))
-    prior.local_spread = dataclasses.replace(found, references=tuple(widened(r, args.factor) for r in found.references))
+    references, told = tuple(widened(r, args.factor) for r in found.references), ""
+    if len(references) == 2:
+        references = (references[0], with_fine_phase(references[1]))
+        told = f"; {told_apart(found)}, and the latter are kept {ACROSS:g} times as large as measured below sigma {FINE:g}"
+    prior.local_spread = dataclasses.replace(found, references=references)
     fitted = len(fields) // 2
-    told = f"; {told_apart(found)}" if len(found.references) > 1 else ""
     factor = "" if args.factor == 1 else f" --factor {args.factor:g}"
     line = (
         f"`python data/training/local_spread.py {args.name}{factor}`: a local scale of the error covariance, "

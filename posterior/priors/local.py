@@ -29,19 +29,21 @@ MOST = 30_000  # grid points that a regression looks at
 class LocalSpread:
     """C_sigma(x) = U S C S U^T with S = diag(s), s and U functions of the denoised field around each grid point.
 
-    Two features are taken of D = D(x, sigma): the logarithms of |grad D|^2 and of D^2, averaged over channels and over a
-    Gaussian window of 1.2 grid points. log s^2 is a sum of two piecewise linear functions of them, constant beyond their ends,
-    and is interpolated between noise levels in log sigma. C has the error spectrum of S^-1 U^T (x0 - D).
+    The features are taken of D = D(x, sigma): the logarithms of |grad D|^2 and of D^2, averaged over channels and over a
+    Gaussian window of 1.2 grid points. log s^2 is a sum of piecewise linear functions of them, one for each, constant beyond
+    their ends, and is interpolated between noise levels in log sigma. C has the error spectrum of S^-1 U^T (x0 - D).
 
     With one component U = I and s is that of all channels. With two, fields are complex images, real part first, and the error
     is told apart into that along the phase of D and that across it, each with its own s and its own spectrum: (x0 - D)
     exp(-i phi), phi the phase of D averaged over a window of 2 grid points. Where images have a smooth phase a denoiser knows
-    it far better than it knows their magnitude.
+    it far better than it knows their magnitude. The gradient is then two features, along the phase and across it: the latter
+    says how fast the phase turns.
 
     Args:
         references: For each component, C as `MeasuredReference.error_covariance`, from the error spectrum of S^-1 U^T (x0 - D).
-        edges: (M, components, 2, 2): first and last knot of each feature, for the noise levels of ``references``.
-        values: (M, components, 2, K): log s^2 at K knots, equally spaced; the two are added.
+        edges: (M, components, F, 2): first and last knot of each of the F features, 2 or with two components 3, for the noise
+            levels of ``references``.
+        values: (M, components, F, K): log s^2 at K knots, equally spaced; those of the features are added.
         gain: What the Gaussian log-density of the errors of fields that were not fitted gains over one scale for the whole
             field, for each grid point and with independent errors. The same fields decide at which noise levels and for
             which component s is not 1, so it is a little too good, and 0 where s never helps.
@@ -54,14 +56,14 @@ class LocalSpread:
 
     def __post_init__(self) -> None:
         counts = {0 if r.sigmas is None else len(r.sigmas) for r in self.references}
-        leading = (max(counts, default=0), len(self.references))
-        shapes = self.edges.shape == (*leading, 2, 2) and self.values.shape[:3] == (*leading, 2) and self.values.ndim == 4
+        leading = (max(counts, default=0), len(self.references), len(self.references) + 1)
+        shapes = self.edges.shape == (*leading, 2) and self.values.shape[:3] == leading and self.values.ndim == 4
         right = len(counts) == 1 and 0 not in counts and leading[1] in (1, 2)
         if not (right and shapes and self.values.shape[3] > 1 and bool((self.edges.diff() > 0).all())):
             raise ValueError(
                 f"LocalSpread: edges {tuple(self.edges.shape)} and values {tuple(self.values.shape)} for {leading[0]} noise "
-                f"levels and {leading[1]} components; wanted rising (levels, components, 2, 2) and (levels, components, 2, "
-                "knots), components 1 or 2"
+                f"levels and {leading[1]} components; wanted rising (levels, components, features, 2) and (levels, components, "
+                "features, knots), components 1 or 2 and features one more"
             )
 
     def check_event(self, event_shape: tuple[int | None, ...], owner: str) -> None:
@@ -81,7 +83,7 @@ class LocalSpread:
         known = sigmas.log().cpu().numpy()
         at = float(np.interp(math.log(sigma), known, np.arange(len(known))))
         below, share = int(at), at - int(at)
-        seen = features(denoised)
+        seen = features(denoised, self.frame(denoised))
 
         def log(level: int) -> Tensor:
             return torch.stack([_response(seen, e, v) for e, v in zip(self.edges[level], self.values[level], strict=True)], 1)
@@ -105,9 +107,13 @@ class LocalSpread:
         base = parts[0] if len(parts) == 1 else Covariance(parts[0].basis, torch.stack([p.eigenvalues for p in parts]))
 
         def around(d: Tensor, stands: ScaledCovariance | Covariance) -> ScaledCovariance:
-            return ScaledCovariance(base, self.scale(d, sigma), stands, frame(d) if len(parts) == 2 else None)
+            return ScaledCovariance(base, self.scale(d, sigma), stands, self.frame(d))
 
         return around(denoised, around(typical.to(denoised), base))
+
+    def frame(self, denoised: Tensor) -> Tensor | None:
+        """cos and sin of the phase (B, 2, H, W) that tells two components apart; None with one."""
+        return frame(denoised) if len(self.references) == 2 else None
 
 
 def frame(denoised: Tensor) -> Tensor:
@@ -117,13 +123,20 @@ def frame(denoised: Tensor) -> Tensor:
     return torch.where(length > DARK, around / length.clamp_min(DARK), around.new_tensor([1.0, 0.0])[:, None, None])
 
 
-def features(fields: Tensor) -> Tensor:
-    """log of |grad D|^2 and of D^2 around each grid point of fields (B, *event), (B, 2, H, W)."""
+def features(fields: Tensor, phase: Tensor | None = None) -> Tensor:
+    """log of |grad D|^2 and of D^2 around each grid point of fields (B, *event), (B, 2, H, W).
+
+    With a phase as `frame` gives it, of |grad D|^2 along the phase, across it, and of D^2, (B, 3, H, W).
+    """
     d = fields.reshape(len(fields), -1, *fields.shape[-2:])
     padded = torch.nn.functional.pad(d, (1, 1, 1, 1), mode="replicate")
     across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
-    energy = torch.stack([across.square() + down.square(), d.square()], 1).mean(2)
+    if phase is None:
+        energy = torch.stack([across.square() + down.square(), d.square()], 1).mean(2)
+    else:
+        slope = turned(phase, across, -1).square() + turned(phase, down, -1).square()
+        energy = torch.cat([slope, d.square().mean(1, keepdim=True)], 1)
     return _smooth(energy, WINDOW).clamp_min(DARK).log()
 
 
@@ -138,7 +151,7 @@ def _smooth(fields: Tensor, width: float) -> Tensor:
 
 
 def _hats(seen: Tensor, edges: Tensor, knots: int) -> tuple[Tensor, Tensor]:
-    """For features (B, 2, H, W): the knot below each and the weight of the one above."""
+    """For features (B, F, H, W): the knot below each and the weight of the one above."""
     low, high = (edges[:, i].to(seen)[:, None, None] for i in (0, 1))
     at = ((seen - low) / (high - low)).clamp(0, 1) * (knots - 1)
     below = at.floor().clamp_max(knots - 2)
@@ -149,8 +162,8 @@ def _response(seen: Tensor, edges: Tensor, values: Tensor) -> Tensor:
     """log s^2 (B, H, W)."""
     below, share = _hats(seen, edges, values.shape[1])
     table = values.to(seen)
-    parts = [torch.lerp(table[k][below[:, k]], table[k][below[:, k] + 1], share[:, k]) for k in range(2)]
-    return parts[0] + parts[1]
+    parts = [torch.lerp(t[below[:, k]], t[below[:, k] + 1], share[:, k]) for k, t in enumerate(table)]
+    return torch.stack(parts).sum(0)
 
 
 def fit_local_spread(
@@ -203,8 +216,8 @@ def fit_local_spread(
         noisy = (clean + sigma * torch.randn(clean.shape, generator=g, dtype=clean.dtype)).float()
         with torch.no_grad():
             denoised = torch.cat([prior.denoise(x, sigma) for x in noisy.split(4)]).double()
-        error, seen = clean - denoised, features(denoised)
-        parts = turned(frame(denoised), error, -1).split(1, 1) if phase else (error,)
+        error, around = clean - denoised, frame(denoised) if phase else None
+        seen, parts = features(denoised, around), turned(around, error, -1).split(1, 1) if phase else (error,)
         fits.append([_fit(reference, seen, part, sigma, g) for part in parts])
     errors = [torch.stack([level[k].errors for level in fits]).clamp_min(1e-30) for k in range(len(fits[0]))]
     return LocalSpread(
@@ -235,27 +248,27 @@ def _fit(reference: MeasuredReference, seen: Tensor, error: Tensor, sigma: float
         gain, values, log = 0.0, torch.zeros_like(values), torch.zeros_like(log)
     size = log.exp().mean().log()
     white = error * ((size - log) / 2).exp().reshape(len(error), *[1] * (error.ndim - 3), *error.shape[-2:])
-    return _Fit(edges, values - size / 2, reference.error_power(white, sigma), gain)
+    return _Fit(edges, values - size / len(edges), reference.error_power(white, sigma), gain)
 
 
 def _regress(seen: Tensor, squared: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Knots (2, 2) and log s^2 at them (2, K), by damped Newton steps on a convex sum."""
+    """Knots (F, 2) and log s^2 at them (F, K), by damped Newton steps on a convex sum."""
     features_, target = seen.transpose(0, 1).flatten(1), squared.flatten()
     pick = torch.randperm(len(target), generator=g)[:MOST]
     features_, target = features_[:, pick], target[pick]
     edges = torch.quantile(features_, torch.tensor([0.01, 0.99], dtype=seen.dtype), dim=1).T.contiguous()
     edges[:, 1] = torch.maximum(edges[:, 1], edges[:, 0] + 1e-6)
     below, share = (v[0, :, 0] for v in _hats(features_[None, :, None], edges, KNOTS))
-    hats = torch.zeros(len(target), 2, KNOTS, dtype=seen.dtype)
+    hats = torch.zeros(len(target), len(edges), KNOTS, dtype=seen.dtype)
     hats.scatter_(2, below.T[..., None], 1 - share.T[..., None]).scatter_add_(2, below.T[..., None] + 1, share.T[..., None])
     basis, level = hats.flatten(1), target.mean().log()
-    ridge = 2 * RIDGE * torch.eye(2 * KNOTS, dtype=seen.dtype)
+    ridge = 2 * RIDGE * torch.eye(basis.shape[1], dtype=seen.dtype)
 
     def loss(b: Tensor) -> Tensor:
         log = level + basis @ b
         return (log + target * (-log).exp()).mean() + RIDGE * b.square().sum()
 
-    b = torch.zeros(2 * KNOTS, dtype=seen.dtype)
+    b = torch.zeros(basis.shape[1], dtype=seen.dtype)
     for _ in range(25):
         ratio = target * (-(level + basis @ b)).exp()
         slope = basis.T @ (1 - ratio) / len(target) + ridge @ b
@@ -265,4 +278,4 @@ def _regress(seen: Tensor, squared: Tensor, g: torch.Generator) -> tuple[Tensor,
         while length > 1e-3 and loss(b - length * step) > loss(b):
             length /= 2
         b = b - length * step
-    return edges, b.reshape(2, KNOTS) + level / 2
+    return edges, b.reshape(len(edges), KNOTS) + level / len(edges)

@@ -10,7 +10,7 @@ import operators
 import posterior
 from benchmarks.problems.random_field import matern_spectrum
 from posterior.priors.base import Prior
-from posterior.priors.covariance import Covariance, FourierBasis, ScaledCovariance
+from posterior.priors.covariance import Covariance, FourierBasis, ScaledCovariance, turned
 from posterior.priors.local import LocalSpread, features
 from posterior.priors.network import NetworkPrior
 from posterior.priors.parameterisations import GaussianResidual
@@ -137,6 +137,30 @@ def test_tells_errors_along_the_phase_from_those_across_it(turning):
     assert float(found.base.eigenvalues[1, 0, 4] / found.base.eigenvalues[1, 8, 8]) < 3
 
 
+class Twisted(Turning):
+    """The phase turns fast in the right half, and only there is it known badly; the magnitude is rough everywhere."""
+
+    def __init__(self):
+        super().__init__()
+        g = torch.Generator().manual_seed(2)
+        right = torch.arange(N) >= N // 2
+        angle = torch.where(right, 1.0, 0.05) * torch.arange(N)
+        self.frame = torch.stack([angle.cos(), angle.sin()])[:, None].expand(2, N, N).double()
+        self.d = (5 + torch.randn(1, N, N, generator=g, dtype=torch.float64)) * self.frame
+        self.s = torch.stack([torch.ones(N), torch.where(right, 0.6, 0.1)])[:, None].double()
+        errors = self.s * torch.randn(100, 2, N, N, generator=g, dtype=torch.float64)
+        self.fields = self.d + turned(self.frame[None], errors, 1)
+
+
+def test_finds_where_the_phase_is_known_badly():
+    prior = Twisted()
+    found = posterior.fit_local_spread(prior, prior.fields, phase=True, sigmas=[0.5, 2.0])
+    along, across = found.scale(prior.d[None], 1.0)[0]
+    inner = slice(3, -3)
+    assert float(across[inner, N // 2 + 3 : -3].mean() / across[inner, 3 : N // 2 - 3].mean()) == pytest.approx(6, rel=0.25)
+    torch.testing.assert_close(along[inner, inner], torch.ones_like(along[inner, inner]), rtol=0, atol=0.15)
+
+
 class KnownTurn(LocalSpread):
     """The covariance of `Turning` itself."""
 
@@ -243,6 +267,13 @@ def stored(prior):
     return NetworkPrior(network, GaussianResidual(prior.reference), shape, reference=prior.reference, multiple=2)
 
 
+def tabled(t, components, features):
+    """The tables of one component and two features, for as many as asked for."""
+    many = {f"local.{k}": t[f"local.{k}"].repeat_interleave(components, 1) for k in PARTS}
+    again = torch.arange(features) % 2
+    return many | {f"local.{k}": many[f"local.{k}"][:, :, again].contiguous() for k in ("edges", "values")}
+
+
 @pytest.mark.parametrize(
     "change, said",
     [
@@ -250,8 +281,9 @@ def stored(prior):
         (lambda t: [t.pop("local.errors"), t.pop("local.sigmas")], "local.values without local.errors"),
         (lambda t: t.update({"local.values": 1e4 * torch.ones_like(t["local.values"])}), "no logarithms of variances"),
         (lambda t: t.update({"local.values": t["local.values"].long()}), "no logarithms of variances"),
-        (lambda t: t.update({f"local.{k}": t[f"local.{k}"].repeat_interleave(2, 1) for k in PARTS}), "complex images"),
-        (lambda t: t.update({f"local.{k}": t[f"local.{k}"].repeat_interleave(3, 1) for k in PARTS}), "components 1 or 2"),
+        (lambda t: t.update(tabled(t, 2, 3)), "complex images"),
+        (lambda t: t.update(tabled(t, 2, 2)), "features one more"),
+        (lambda t: t.update(tabled(t, 3, 4)), "components 1 or 2"),
     ],
 )
 def test_tables_that_lie_are_refused(tmp_path, uneven, change, said):
