@@ -100,9 +100,12 @@ def convert_units(field: DataArray, units: str, source: str = "field") -> DataAr
         source: What errors call the field.
 
     Raises:
+        TypeError: If it is no field.
         FileError: If the field has no unit.
         UnitError: If the units do not convert.
     """
+    if not (hasattr(field, "attrs") and hasattr(field, "assign_attrs")):
+        raise TypeError(f"convert_units: {source} is a {type(field).__name__}; wanted an xarray DataArray")
     old = _unit_of(field)
     if old is None:
         raise FileError(f"{source}: variable {field.name!r} has no attribute 'units'; wanted one to convert to {units!r}")

@@ -335,3 +335,4 @@ def test_latitudes_that_are_none(tmp_path, dataset, refused, latitude, words):
 
 def test_field_without_a_unit(refused):
     refused(FileError, ["'z' has no attribute 'units'"], convert_units, xr.DataArray([1.0], name="z"), "m")
+    refused(TypeError, ["field is a float; wanted an xarray DataArray"], convert_units, 1.0, "m")

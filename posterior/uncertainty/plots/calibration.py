@@ -9,6 +9,7 @@ import numpy as np
 
 from posterior.figures.style import BLUE, CYCLE, one_axes, plain
 from posterior.uncertainty._statistics import Curve
+from posterior.uncertainty.plots._given import check_given
 from posterior.uncertainty.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -33,9 +34,13 @@ def coverage(
     Other arguments:
         band: Probability of the pointwise band.
         ax: Where to draw; a new figure where None.
+
+    Raises:
+        TypeError: If they are something else.
+        ValueError: If there are none.
     """
     figure, ax = one_axes(ax)
-    several = _several(ranks)
+    several = _several("coverage", ranks)
     p_values = [one.coverage_p_value() for one in several]
     for colour, one, p in zip(_colours(several), several, p_values, strict=True):
         _curve(ax, one.coverage(levels, band), colour, one, p, alone=len(several) == 1)
@@ -58,12 +63,16 @@ def ecdf(
         band: Probability of the pointwise band.
         ax: Where to draw; a new figure where None.
 
+    Raises:
+        TypeError: If they are something else.
+        ValueError: If there are none.
+
     References:
         Sailynoja, Burkner, Vehtari. Graphical test for discrete uniformity and its applications in goodness-of-fit
         evaluation and multiple sample comparison. 2022. Stat. Comput. 32. arXiv:2103.10522.
     """
     figure, ax = one_axes(ax)
-    several = _several(ranks)
+    several = _several("ecdf", ranks)
     for colour, one in zip(_colours(several), several, strict=True):
         _curve(ax, one.ecdf(points, band), colour, one, one.p_value, alone=len(several) == 1, difference=difference)
     ax.plot([0, 1], [0, 0] if difference else [0, 1], color="black", linewidth=0.8, linestyle="--", label="calibrated")
@@ -87,7 +96,11 @@ def rank_histogram(ranks: Ranks, bins: int = 10, *, band: float = 0.95, ax: Axes
     Other arguments:
         band: Probability of the pointwise band.
         ax: Where to draw; a new figure where None.
+
+    Raises:
+        TypeError: If they are something else.
     """
+    check_given("rank_histogram", ranks, Ranks, "sbc, tarp or rank_truths")
     figure, ax = one_axes(ax)
     curve = ranks.histogram(bins, band)
     at, values, lower, upper, _ = _arrays(curve)
@@ -106,10 +119,12 @@ def rank_histogram(ranks: Ranks, bins: int = 10, *, band: float = 0.95, ax: Axes
     return figure
 
 
-def _several(ranks: Ranks | Iterable[Ranks]) -> list[Ranks]:
-    several = [ranks] if isinstance(ranks, Ranks) else list(ranks)
+def _several(owner: str, ranks: Ranks | Iterable[Ranks]) -> list[Ranks]:
+    several = list(ranks) if isinstance(ranks, Iterable) else [ranks]
     if not several:
-        raise ValueError("there are no ranks to draw")
+        raise ValueError(f"plots.{owner}: there are no ranks to draw")
+    for one in several:
+        check_given(owner, one, Ranks, "sbc, tarp or rank_truths")
     return several
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from posterior.figures.style import BLUE, ORANGE, new_figure, plain
 from posterior.uncertainty.assessment import Assessment
+from posterior.uncertainty.plots._given import check_given
 from posterior.uncertainty.plots.calibration import coverage, ecdf, rank_histogram
 from posterior.uncertainty.plots.skill import reliability, sparsification, spread_skill
 from posterior.uncertainty.probabilities import Reliability
@@ -28,7 +29,11 @@ def assessment(found: Assessment, units: str = "1") -> Figure:
     Args:
         found: What `posterior.uncertainty.assess` returned.
         units: Of the draws.
+
+    Raises:
+        TypeError: If it is something else.
     """
+    check_given("assessment", found, Assessment, "assess")
     panels: list[Callable[..., object]] = [partial(p_values, found)]
     for name, finding in found.findings.items():
         if isinstance(finding, Ranks) and name.startswith("TARP"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from posterior.figures.style import BLUE, ORANGE, one_axes, unit
+from posterior.uncertainty.plots._given import check_given
 from posterior.uncertainty.predictive import ResidualCheck
 from posterior.uncertainty.probabilities import Reliability
 from posterior.uncertainty.spread import Sparsification, SpreadSkill
@@ -25,7 +26,11 @@ def spread_skill(found: SpreadSkill, units: str = "1", *, ax: Axes | None = None
 
     Other arguments:
         ax: Where to draw; a new figure where None.
+
+    Raises:
+        TypeError: If it is something else.
     """
+    check_given("spread_skill", found, SpreadSkill, "spread_skill")
     figure, ax = one_axes(ax)
     spread, error, lower, upper = (
         v.numpy() for v in (found.curve.expected, found.curve.values, found.curve.lower, found.curve.upper)
@@ -61,7 +66,11 @@ def sparsification(found: Sparsification, *, ax: Axes | None = None) -> Figure:
 
     Other arguments:
         ax: Where to draw; a new figure where None.
+
+    Raises:
+        TypeError: If it is something else.
     """
+    check_given("sparsification", found, Sparsification, "sparsification")
     figure, ax = one_axes(ax)
     at, values, lower, upper, oracle = (
         v.numpy() for v in (found.curve.at, found.curve.values, found.curve.lower, found.curve.upper, found.curve.expected)
@@ -87,7 +96,11 @@ def reliability(found: Reliability, event: str = "the event", *, ax: Axes | None
 
     Other arguments:
         ax: Where to draw; a new figure where None.
+
+    Raises:
+        TypeError: If it is something else.
     """
+    check_given("reliability", found, Reliability, "reliability")
     figure, ax = one_axes(ax)
     at, values, lower, upper = (v.numpy() for v in (found.curve.at, found.curve.values, found.curve.lower, found.curve.upper))
     some = np.isfinite(at) & np.isfinite(values)
@@ -116,7 +129,11 @@ def residuals(found: ResidualCheck, *, ax: Axes | None = None) -> Figure:
 
     Other arguments:
         ax: Where to draw; a new figure where None.
+
+    Raises:
+        TypeError: If it is something else.
     """
+    check_given("residuals", found, ResidualCheck, "residual_check")
     from scipy.stats import chi2
 
     figure, ax = one_axes(ax)
