@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from posterior.priors.labels import Labels
 
 COLUMNS = 6
+TITLE = 30  # characters of a line above a panel
 MARKERS = "osD^v<>PX*"
 
 
@@ -91,7 +94,7 @@ def _colour(method: str, i: int) -> str:
     return ORANGE if method.startswith("deepinv") else CYCLE[3 + i % 3]
 
 
-def panels(folder: Path, units: str, labels: Labels | None = None) -> Figure | None:
+def panels(folder: Path, units: str, labels: Labels | None = None, without: Container[str] = ()) -> Figure | None:
     """The truth and the point estimates of one problem, then the mean of every method that draws, its standard deviation below.
 
     All images share one scale, and all standard deviations another.
@@ -100,9 +103,10 @@ def panels(folder: Path, units: str, labels: Labels | None = None) -> Figure | N
         folder: Of the maps.
         units: Of the images.
         labels: Coordinates, which say what belongs on top; rows as they are where None.
+        without: Maps that are left out, "method (setting)".
     """
     where = Plane(("", "")) if labels is None else plane(labels)
-    found = {path.stem: read_maps(path) for path in sorted(folder.glob("*.npz"))}
+    found = {path.stem: read_maps(path) for path in sorted(folder.glob("*.npz")) if path.stem not in without}
     truth = found.pop("truth", None)
     if not found:
         return None
@@ -149,7 +153,7 @@ def _place(name: str) -> tuple[int, str]:
 
 def _image(ax: Axes, values: np.ndarray, scale: Scale, title: str) -> object:
     picture = ax.imshow(values, interpolation="nearest", **scale.style)
-    ax.set_title(title, fontsize=6.5)
+    ax.set_title(textwrap.fill(title, TITLE), fontsize=6.5)
     return picture
 
 

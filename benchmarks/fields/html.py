@@ -64,8 +64,11 @@ def _figures(heading: str, rows: dict[str, list[Row]], maps: Path | None) -> str
     units = suite.units[kind]
     drawn = [("Accuracy against time", accuracy([r for r in rows[name] if r["cell"] == kind], units))]
     if maps is not None:
-        shown = panels(maps_path(maps, name, kind), units, load_prior(suite.priors[kind]).labels)
-        drawn.append(("Reconstructions of one problem and their standard deviations", shown))
+        first = [r for r in rows[name] if r["cell"] == kind and r["problem"] == "0" and r["status"] == "failed"]
+        failed = sorted(f"{r['method']} ({r['setting']})" for r in first)
+        shown = panels(maps_path(maps, name, kind), units, load_prior(suite.priors[kind]).labels, failed)
+        left = f"; left out, since they failed: {', '.join(failed)}" if failed else ""
+        drawn.append((f"Reconstructions of one problem and their standard deviations{left}", shown))
     return "\n".join(
         f'<figure><img alt="{title}" src="{_png(f)}"><figcaption>{title}</figcaption></figure>' for title, f in drawn if f
     )

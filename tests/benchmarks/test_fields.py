@@ -393,3 +393,4 @@ class TestRun:
             assert figure is not None
             shown = next(ax for ax in figure.axes if ax.get_title() == "truth").images[0].get_array()
             np.testing.assert_array_equal(shown, truth.image[:: -1 if south_first else 1])
+        assert panels(path, "1", None, {"GaussianBridge (default)"}) is None
