@@ -73,11 +73,18 @@ def lead(rows: list[Row], column: str, digits: int, among: list[Key] | None = No
     unit, scale, digits_of_gain = (" %", -100 / b, 0) if column in SCORES else (" dB", 1.0, 1)
     gain, *ends = (scale * v for v in (p.difference, p.low, p.high))
     verdict = f"{'leads' if gain > 0 else '**loses**'} by {abs(gain):.{digits_of_gain}f}{unit}"
+    broken = broke_down(rows, best, set(mine))
     if p.n < 3:
-        return f"{words}: {verdict}, {p.n} problem{'s' * (p.n > 1)}: too few to test"
+        return f"{words}: {verdict}, {p.n} problem{'s' * (p.n > 1)}{broken}: too few to test"
     low, high = (f"{v if gain > 0 else -v:+.{digits_of_gain}f}" for v in sorted(ends, reverse=gain < 0))
     doubt = ", within the error" if p.low <= 0 <= p.high else ""
-    return f"{words}: {verdict} ({low} to {high}), {p.n} problems{doubt}"
+    return f"{words}: {verdict} ({low} to {high}), {p.n} problems{doubt}{broken}"
+
+
+def broke_down(rows: list[Row], key: Key, judged: set[str]) -> str:
+    """On how many of the problems that are judged a method failed, in words; nothing where on none."""
+    failed = {r["problem"] for r in rows if (r["method"], r["setting"], r["status"]) == (*key, "failed")} & judged
+    return f" (it failed on {len(failed)} more)" if failed else ""
 
 
 def named(key: Key) -> str:
@@ -99,7 +106,8 @@ def coverage_lead(rows: list[Row]) -> str:
         if b - a < best:
             best = b - a
             verdict = "leads" if a <= b else "**loses**"
-            words = f"{cell(a, 3)}, {cell(b, 3)} of {named(key)}: {verdict}"
+            count = f"{len(common)} problem{'s' * (len(common) > 1)}"
+            words = f"{cell(a, 3)}, {cell(b, 3)} of {named(key)}: {verdict}, {count}{broke_down(rows, key, set(mine))}"
     return words
 
 

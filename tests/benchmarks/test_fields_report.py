@@ -3,7 +3,17 @@
 import json
 
 from benchmarks.fields.benchmark import BENCHMARKS, LAYOUT
-from benchmarks.fields.compare import at_equal_calls, by_problem, claim_lines, lead, mri_claim, score_of, speed, within_calls
+from benchmarks.fields.compare import (
+    at_equal_calls,
+    by_problem,
+    claim_lines,
+    coverage_lead,
+    lead,
+    mri_claim,
+    score_of,
+    speed,
+    within_calls,
+)
 from benchmarks.fields.figures import accuracy
 from benchmarks.fields.html import html_page
 from benchmarks.fields.methods import EQUAL, chosen
@@ -36,6 +46,14 @@ class TestCompare:
         table = at_equal_calls({"mri": self.rows})
         assert len(table) == 3 and table[2].startswith("| mri | 4x | 10 | 2 |")
         assert "31.00, 29.50 of azula MMPS, equal calls: leads by 1.5 dB (+1.5 to +1.5), 3 problems" in table[2]
+
+    def test_a_peer_is_not_judged_by_what_it_survived_alone(self):
+        ours = lines(DEFAULT, "default", (30.0, 31.0, 32.0), cov90="0.92", crps="2")
+        peer = lines("azula MMPS", "default", (35.0, 36.0, 37.0), 64, cov90="0.9", crps="1")
+        broken = [*ours, peer[0], *(r | {"status": "failed"} for r in peer[1:])]
+        assert lead(broken, "psnr", 2).endswith("1 problem (it failed on 2 more): too few to test")
+        assert lead([*ours, *peer[:2]], "psnr", 2).endswith("2 problems: too few to test")
+        assert coverage_lead(broken) == "0.020, 0.000 of azula MMPS: **loses**, 1 problem (it failed on 2 more)"
 
     def test_the_claim_of_mri_is_said_in_words_and_in_json(self):
         words, _, line = claim_lines(mri_claim(self.rows, "4x"))
