@@ -117,7 +117,7 @@ class Prior(ABC):
 
         Args:
             x: Noised fields, standardised coordinates, shape (B, *event).
-            sigma: Noise standard deviation, () or (B,).
+            sigma: Noise standard deviation, positive, () or (B,).
 
         Returns:
             Tensor of the shape of ``x``.

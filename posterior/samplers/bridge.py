@@ -76,6 +76,8 @@ class GaussianBridge(Guided):
         sigma_max: float | None = None,
         sigma_min: float | None = None,
     ) -> None:
+        if not 0 <= renewed <= 1:
+            raise ValueError(f"GaussianBridge: renewed must be between 0 and 1, got {renewed}")
         guidance = BridgeGuidance(iterations, tolerance, relinearise, sweeps, corrected, local)
         super().__init__(guidance, Ancestral(renewed), steps, schedule or LogUniform(), sigma_max, sigma_min)
 

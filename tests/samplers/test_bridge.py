@@ -77,8 +77,10 @@ def test_renewing_all_of_the_noise_forgets_x():
         )
         assert float((moved * x).mean() / x.square().mean()) == pytest.approx(kept, abs=0.02)
         assert float(moved.std()) == pytest.approx(1, abs=0.02)
-    with pytest.raises(ValueError, match="renewed must be between 0 and 1"):
+    with pytest.raises(ValueError, match="GaussianBridge: renewed must be between 0 and 1"):
         posterior.GaussianBridge(renewed=1.5)
+    with pytest.raises(ValueError, match="Ancestral: renewed must be between 0 and 1"):
+        Ancestral(renewed=-0.1)
 
 
 # torch.func.jvp loads its decompositions with torch's own deprecated scripting
