@@ -33,7 +33,7 @@ def accuracy(rows: list[Row], units: str) -> Figure | None:
     """CRPS of each method against seconds and against network work a draw, on the problems that all of them share.
 
     Against seconds only methods that ran on one and the same device, which is that of most. A method that failed on a problem
-    has no point: on those that are left it would look better than it is.
+    has no point: on those that are left it would look better than it is. Of settings with as much network work, the best.
     """
     failed = {(r["method"], r["setting"]) for r in rows if r["status"] == "failed"}
     fine = [r for r in rows if r["status"] == "ok" and r["crps"] and not r["point"]]
@@ -43,12 +43,14 @@ def accuracy(rows: list[Row], units: str) -> Figure | None:
     lines = {k: v for k, v in lines.items() if {r["problem"] for r in v} >= shared and float(v[0]["nfe"])}
     ran = Counter(next(iter(on)) for on in map(devices, lines.values()) if len(on) == 1)
     device = max(ran, key=lambda d: (ran[d], d)) if ran else CPU
-    points: dict[str, list[tuple[float | None, float, float]]] = {}
+    points: dict[str, dict[float, tuple[float | None, float, float]]] = {}
     for (method, _), these in lines.items():
         seconds = None
         if devices(these) == {device}:
             seconds = sum(float(r["seconds"]) / float(r["draws"]) for r in these) / len(these)
-        points.setdefault(method, []).append((seconds, mean(these, "nfe") + mean(these, "vjps"), mean(these, "crps")))
+        work, crps, of_method = mean(these, "nfe") + mean(these, "vjps"), mean(these, "crps"), points.setdefault(method, {})
+        if work not in of_method or crps < of_method[work][2]:
+            of_method[work] = seconds, work, crps
     if len(points) < 2:
         return None
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -59,7 +61,7 @@ def accuracy(rows: list[Row], units: str) -> Figure | None:
         style = {"color": _colour(method, i), "marker": MARKERS[i % len(MARKERS)], "label": method}
         style |= {"lw": 1.8 if method in OURS else 0.9, "ms": 6, "alpha": 0.9}
         for ax, which in zip(axes, (0, 1), strict=True):
-            line = sorted((x, p[2]) for p in found if (x := p[which]) is not None)
+            line = sorted((x, p[2]) for p in found.values() if (x := p[which]) is not None)
             ax.plot([x for x, _ in line], [y for _, y in line], **style)
     clock = f"seconds a draw, {'one thread' if device == CPU else device}"
     for ax, name in zip(axes, (clock, "network calls and VJPs a draw"), strict=True):

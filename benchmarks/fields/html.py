@@ -62,7 +62,12 @@ def _figures(heading: str, rows: dict[str, list[Row]], maps: Path | None) -> str
         return ""
     suite = BENCHMARKS[name].suite
     units = suite.units[kind]
-    drawn = [("Accuracy against time", accuracy([r for r in rows[name] if r["cell"] == kind], units))]
+    drawn = [
+        (
+            "Accuracy against time, of settings with as many calls and VJPs the best",
+            accuracy([r for r in rows[name] if r["cell"] == kind], units),
+        )
+    ]
     if maps is not None:
         first = [r for r in rows[name] if r["cell"] == kind and r["problem"] == "0" and r["status"] == "failed"]
         failed = sorted(f"{r['method']} ({r['setting']})" for r in first)

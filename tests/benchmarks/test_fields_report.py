@@ -103,6 +103,14 @@ class TestCompare:
         assert [sum(len(line.get_xdata()) for line in ax.lines) for ax in axes[:2]] == [2, 3]
         assert axes[0].get_xlabel() == "seconds a draw, A GPU"
 
+    def test_of_settings_with_as_many_calls_the_best_is_on_the_curve(self):
+        made = {"draws": "20", "seconds": "2", "vjps": "0"}
+        settings = [("default", 64, "0.2"), (EQUAL, 10, "0.4"), ("equal calls, tuned", 10, "0.3")]
+        rows = [r | made | {"crps": c} for s, n, c in settings for r in lines("azula MMPS", s, (30.0, 31.0), n)]
+        rows += [r | made for r in lines(DEFAULT, "default", (30.0, 31.0))]
+        (curve,) = (line for line in accuracy(rows, "1").axes[1].lines if line.get_label() == "azula MMPS")
+        assert curve.get_xydata().tolist() == [[10, 0.3], [64, 0.2]]
+
     def test_problems_on_which_a_method_failed_have_no_part(self):
         """Not in medians, comparisons and curves; the table counts them, and the page says why."""
         made, suite = {"draws": "20", "seconds": "2"}, BENCHMARKS["mri"].suite
