@@ -5,7 +5,7 @@ python -m benchmarks.calibration --problems mri-4x --samplers MMPS  some of it
 python -m benchmarks.calibration --score                            no drawing: the trials that are there, and the page
 python -m benchmarks.calibration --device cuda                      draw on a GPU
 python -m benchmarks.calibration --bfloat16                         networks in bfloat16, as they were trained
-python -m benchmarks.calibration --compile                          compile networks first: a quarter less time after a minute
+python -m benchmarks.calibration --compile                          compile networks first, which takes a C++ compiler
 
 Trials are kept in a folder (runs/calibration) and never drawn twice; scores go to benchmarks/results/calibration.json and
 docs/results-calibration.md.
