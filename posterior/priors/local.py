@@ -210,6 +210,7 @@ def fit_local_spread(
             f"and {type(reference).__name__}"
         )
     clean = prior.affine.to_standard(fields.double())
+    exists = _existing(prior, fields)
     fits = []
     for i, sigma in enumerate(levels.tolist()):
         g = torch.Generator().manual_seed(seed + i)
@@ -218,7 +219,7 @@ def fit_local_spread(
             denoised = torch.cat([prior.denoise(x, sigma) for x in noisy.split(4)]).double()
         error, around = clean - denoised, frame(denoised) if phase else None
         seen, parts = features(denoised, around), turned(around, error, -1).split(1, 1) if phase else (error,)
-        fits.append([_fit(reference, seen, part, sigma, g) for part in parts])
+        fits.append([_fit(reference, seen, part, sigma, exists, g) for part in parts])
     errors = [torch.stack([level[k].errors for level in fits]).clamp_min(1e-30) for k in range(len(fits[0]))]
     return LocalSpread(
         tuple(reference.with_errors(levels, e) for e in errors),
@@ -238,15 +239,24 @@ class _Fit:
     gain: float
 
 
-def _fit(reference: MeasuredReference, seen: Tensor, error: Tensor, sigma: float, g: torch.Generator) -> _Fit:
+def _existing(prior: Prior, fields: Tensor) -> Tensor:
+    """(H, W) boolean: grid points that exist in a channel, where the prior knows which do; all of them elsewhere."""
+    if prior.labels is None or prior.labels.mask is None:
+        return torch.ones(fields.shape[-2:], dtype=torch.bool)
+    return prior.labels.mask.reshape(-1, *fields.shape[-2:]).any(0)
+
+
+def _fit(reference: MeasuredReference, seen: Tensor, error: Tensor, sigma: float, exists: Tensor, g: torch.Generator) -> _Fit:
     half = len(error) // 2
     squared = error.reshape(len(error), -1, *error.shape[-2:]).square().mean(1).clamp_min(1e-30)
-    edges, values = _regress(seen[:half], squared[:half], g)
-    log, level = _response(seen, edges, values), squared[:half].mean().log()
-    gain = float(0.5 * (level + squared[half:] / level.exp() - log[half:] - squared[half:] * (-log[half:]).exp()).mean())
+    # Where nothing exists nothing errs, whatever the field is: (N, F, 1, points) and (N, 1, points) of the others.
+    known, target = seen[..., None, exists], squared[..., None, exists]
+    edges, values = _regress(known[:half], target[:half], g)
+    level, told = target[:half].mean().log(), _response(known, edges, values)
+    gain = float(0.5 * (level + target[half:] / level.exp() - told[half:] - target[half:] * (-told[half:]).exp()).mean())
     if gain <= 0:
-        gain, values, log = 0.0, torch.zeros_like(values), torch.zeros_like(log)
-    size = log.exp().mean().log()
+        gain, values, told = 0.0, torch.zeros_like(values), torch.zeros_like(told)
+    size, log = told.exp().mean().log(), _response(seen, edges, values)
     white = error * ((size - log) / 2).exp().reshape(len(error), *[1] * (error.ndim - 3), *error.shape[-2:])
     return _Fit(edges, values - size / len(edges), reference.error_power(white, sigma), gain)
 

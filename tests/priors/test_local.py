@@ -11,10 +11,11 @@ import posterior
 from benchmarks.problems.random_field import matern_spectrum
 from posterior.priors.base import Prior
 from posterior.priors.covariance import Covariance, FourierBasis, ScaledCovariance, turned
+from posterior.priors.labels import Labels
 from posterior.priors.local import LocalSpread, features
 from posterior.priors.network import NetworkPrior
 from posterior.priors.parameterisations import GaussianResidual
-from posterior.priors.reference import RadialReference, radial_spectrum
+from posterior.priors.reference import EOFReference, RadialReference, radial_spectrum
 
 N = 16
 PARTS = ("edges", "values", "errors")
@@ -190,6 +191,29 @@ def test_draws_have_the_turned_covariance(turning, seen):
     components = (turn @ wanted.cov @ turn.T).diagonal().sqrt().reshape(2, N, N)
     ratio = prior.known.gather(draws.samples).std(0) / components
     torch.testing.assert_close(ratio.mean((1, 2)), torch.ones(2, dtype=torch.float64), rtol=0, atol=0.03)
+
+
+class Coast(Prior):
+    """Errs by the same on all of a sea, whatever the field is, and on land not at all."""
+
+    def __init__(self):
+        g = torch.Generator().manual_seed(2)
+        self.event_shape, self.name = SHAPE, "coast"
+        sea = (torch.arange(N) >= N // 4).expand(SHAPE)
+        self.labels = Labels("current", ("channel", "y", "x"), mask=sea)
+        self.fields = sea * (3 + torch.randn(200, *SHAPE, generator=g, dtype=torch.float64))
+        self.reference = EOFReference.fit(self.fields - sea * 3.0, mask=sea)
+
+    def denoise(self, x, sigma):
+        return torch.where(self.labels.mask, 3.0, 0.0).to(x).expand(x.shape)
+
+
+def test_land_has_no_part_in_the_fit():
+    prior = Coast()
+    found = posterior.fit_local_spread(prior, prior.fields, sigmas=[0.5])
+    assert found.gain < 0.01  # against land alone it would be 2 and more
+    at_sea = found.scale(prior.denoise(prior.fields[:1], 0.5), 0.5)[0, 0][prior.labels.mask[0]]
+    torch.testing.assert_close(at_sea, torch.ones_like(at_sea), atol=0.1, rtol=0)
 
 
 def test_a_stationary_gaussian_needs_none():
