@@ -18,14 +18,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from posterior.likelihoods import Linearisation
 from posterior.problem import Problem, pilot_noise
 
 # A probe must come out of the stated diagonal to this much, relative: operators may compute in single precision.
 DIAGONAL_TOLERANCE = 1e-5
 LARGEST_MATRIX = 2**24
+LARGEST_BLOCKS = 2**26  # entries of the matrices of all lines together
 
 Map = Callable[[Tensor], Tensor]
-BasisName = Literal["pixels", "fourier", "complex fourier", "dense"]
+BasisName = Literal["pixels", "fourier", "complex fourier", "lines", "dense"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class SingularSystem:
         gains: g, (1, *event), zero where nothing is seen.
         data: d, (1, *event), zero where nothing is seen.
         basis: What the coefficients are of: "pixels", "fourier" (real, over the last two axes), "complex fourier" (of an image
-            whose channels are real and imaginary part), or "dense", a basis found for these data.
+            whose channels are real and imaginary part), "lines", a basis found for each row or column, or "dense", one found
+            for these data.
     """
 
     analyse: Map
@@ -59,8 +62,10 @@ class SingularSystem:
 def singular_system(problem: Problem, owner: str = "singular_system") -> SingularSystem:
     """The singular system of a problem's operator and noise, found once.
 
-    Without a matrix where `matrix_free_system` knows a basis, else from the matrix, up to 2^24 entries of it (4096
-    unknowns and as many measurements, or 65536 and 256).
+    Without a matrix where `matrix_free_system` knows a basis. Line by line where A^T R^-1 A does not mix the columns of a
+    field, or its rows, as in multi-coil MRI whose mask is of whole lines: one matrix for each, up to 2^26 entries of them
+    (images of 256 x 256). Else from the matrix, up to 2^24 entries of it (4096 unknowns and as many measurements, or 65536
+    and 256).
 
     Args:
         problem: Its likelihood is the one that is decomposed.
@@ -71,7 +76,7 @@ def singular_system(problem: Problem, owner: str = "singular_system") -> Singula
     """
     key = "singular system"
     if key not in problem.memo:
-        problem.memo[key] = matrix_free_system(problem) or _dense_system(problem, owner)
+        problem.memo[key] = matrix_free_system(problem) or _system_of_lines(problem) or _dense_system(problem, owner)
     return problem.memo[key]
 
 
@@ -89,27 +94,113 @@ def matrix_free_system(problem: Problem) -> SingularSystem | None:
 
 
 def _matrix_free_system(problem: Problem) -> SingularSystem | None:
-    like = problem.likelihood
-    precision = like.reach / like.variance
-    zero = like.y.new_zeros(1, *problem.event_shape)
-    lin = like.model.linearise(zero)
-
-    def normal(z: Tensor) -> Tensor:
-        return lin.vjp(precision * lin.jvp(z))
-
-    probe = pilot_noise(problem.event_shape, like.y)
-    wanted = normal(probe)
+    normal = _Normal.of(problem)
     for name, analyse, synthesise in _bases(problem.event_shape):
         # All coefficients at once show the diagonal, were there one; random ones show whether there is.
-        square = analyse(normal(synthesise(torch.ones_like(zero)))).clamp_min(0)
-        error = torch.linalg.vector_norm(synthesise(square * analyse(probe)) - wanted)
-        if error > DIAGONAL_TOLERANCE * torch.linalg.vector_norm(wanted):
-            continue
+        ones = problem.likelihood.y.new_ones(1, *problem.event_shape)
+        square = analyse(normal(synthesise(ones)))
+        if (system := normal.system(analyse, synthesise, square, name)) is not None:
+            return system
+    return None
+
+
+@dataclass(frozen=True)
+class _Normal:
+    """A^T R^-1 A of a linear operator, and what it does to a random probe.
+
+    Args:
+        problem: Whose likelihood it is of.
+        lin: Its operator.
+        precision: R^-1, zero for entries that are no data.
+        probe: A field (1, *event).
+        seen: What becomes of it.
+    """
+
+    problem: Problem
+    lin: Linearisation
+    precision: Tensor
+    probe: Tensor
+    seen: Tensor
+
+    @classmethod
+    def of(cls, problem: Problem) -> _Normal:
+        like = problem.likelihood
+        lin = like.model.linearise(like.y.new_zeros(1, *problem.event_shape))
+        precision, probe = like.reach / like.variance, pilot_noise(problem.event_shape, like.y)
+        return cls(problem, lin, precision, probe, lin.vjp(precision * lin.jvp(probe)))
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.lin.vjp(self.precision * self.lin.jvp(z))
+
+    def system(self, analyse: Map, synthesise: Map, square: Tensor, name: BasisName) -> SingularSystem | None:
+        """The singular system with these squared gains, (1, *event), if the probe comes out as they say."""
+        like, square = self.problem.likelihood, square.clamp_min(0)
+        error = torch.linalg.vector_norm(synthesise(square * analyse(self.probe)) - self.seen)
+        if error > DIAGONAL_TOLERANCE * torch.linalg.vector_norm(self.seen):
+            return None
         # Squares are known to rounding of the largest, so nothing is known of gains below its root.
         gains = torch.where(square > 10 * torch.finfo(like.model.dtype).eps * square.max(), square, 0.0).sqrt()
-        data = analyse(lin.vjp(precision * like.residual(zero))) * _inverse(gains)
+        residual = like.residual(torch.zeros_like(self.probe))
+        data = analyse(self.lin.vjp(self.precision * residual)) * _inverse(gains)
         return SingularSystem(analyse, synthesise, gains, data, name)
+
+
+def _system_of_lines(problem: Problem) -> SingularSystem | None:
+    """The singular system where A^T R^-1 A does not mix columns, or rows; None where it mixes both, or lines are too long."""
+    shape = problem.event_shape
+    if not problem.likelihood.model.linear or len(shape) < 2:
+        return None
+    normal = _Normal.of(problem)
+    for axis in (-1, -2):
+        n = math.prod(shape) // shape[axis]
+        if n * math.prod(shape) > LARGEST_BLOCKS:
+            continue
+        # Half of the lines must not be seen in the other half.
+        odd = torch.arange(shape[axis], device=normal.probe.device) % 2 == 1
+        leaked = _lines(normal(_of_lines(odd[:, None] * _lines(normal.probe, axis), shape, axis)), axis)[:, ~odd]
+        if torch.linalg.vector_norm(leaked) > DIAGONAL_TOLERANCE * torch.linalg.vector_norm(normal.seen):
+            continue
+        # One unit vector in every line at a time: the matrices of all lines, column by column.
+        units = torch.eye(n, dtype=normal.probe.dtype, device=normal.probe.device)
+        columns = [
+            _lines(normal(_of_lines(part[:, None].expand(-1, shape[axis], -1), shape, axis)), axis) for part in units.split(16)
+        ]
+        matrices = torch.cat(columns).transpose(0, 1).double().cpu()  # there whatever the device, as in `_dense_system`
+        values, vectors = (t.to(normal.probe) for t in torch.linalg.eigh((matrices + matrices.mT) / 2))
+        basis = _LineBasis(vectors, shape, axis)
+        square = _of_lines(values[None], shape, axis)
+        if (system := normal.system(basis.analyse, basis.synthesise, square, "lines")) is not None:
+            return system
     return None
+
+
+def _lines(z: Tensor, axis: int) -> Tensor:
+    """Fields (B, *event) as lines (B, L, n), one for each place along an axis."""
+    return z.movedim(axis, 1).flatten(2)
+
+
+def _of_lines(lines: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
+    """The fields of these lines."""
+    rest = list(shape)
+    del rest[axis]
+    return lines.reshape(*lines.shape[:2], *rest).movedim(1, axis)
+
+
+@dataclass(frozen=True)
+class _LineBasis:
+    """An orthonormal basis of each line: vectors (L, n, n), in columns."""
+
+    vectors: Tensor
+    shape: tuple[int, ...]
+    axis: int
+
+    def analyse(self, z: Tensor) -> Tensor:
+        """Coefficients of fields (B, *event), as fields."""
+        return _of_lines(torch.einsum("lij,bli->blj", self.vectors, _lines(z, self.axis)), self.shape, self.axis)
+
+    def synthesise(self, c: Tensor) -> Tensor:
+        """Fields of coefficients (B, *event)."""
+        return _of_lines(torch.einsum("lij,blj->bli", self.vectors, _lines(c, self.axis)), self.shape, self.axis)
 
 
 def _dense_system(problem: Problem, owner: str) -> SingularSystem:
@@ -120,8 +211,8 @@ def _dense_system(problem: Problem, owner: str) -> SingularSystem:
     n, m = math.prod(shape), like.count
     if m * n > LARGEST_MATRIX:
         raise ValueError(
-            f"{owner}: operator {name} has no singular value decomposition in pixels or in Fourier space, and its matrix of "
-            f"{m} data by {n} unknowns is too large (at most {LARGEST_MATRIX} entries); use DiffPIR or MMPS"
+            f"{owner}: operator {name} has no singular value decomposition in pixels, in Fourier space or line by line, and its "
+            f"matrix of {m} data by {n} unknowns is too large (at most {LARGEST_MATRIX} entries); use DiffPIR or MMPS"
         )
     zero = like.y.new_zeros(1, *shape)
     matrix = whitened_matrix(problem)

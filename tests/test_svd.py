@@ -54,6 +54,14 @@ def uneven(*shape):
 SHIFT = Affine(2.5, 10.0)
 PIXELWISE = Affine(uneven(*SHAPE)[0], normal(*SHAPE, seed=6))
 
+def multi_coil(rows, sigma=0.3):
+    """Three coils, every third line along one axis: it does not mix rows, or columns."""
+    line = (torch.arange(SIDE) % 3 == 0).double()
+    sampled = line.expand(SIDE, SIDE) if rows else line.expand(SIDE, SIDE).T
+    maps = torch.view_as_complex(normal(3, SIDE, SIDE, 2, seed=4))
+    return problem_of(operators.MultiCoilMRI(sampled.contiguous(), maps), (2, SIDE, SIDE), sigma)
+
+
 # Problem, and whether its basis is known without a matrix.
 CASES = {
     "mask": (lambda: problem_of(deepinv.physics.Inpainting(SHAPE, mask=mask())), True),
@@ -72,6 +80,8 @@ CASES = {
     "few data": (lambda: problem_of(dense(normal(5, 12)), (12,)), False),
     "many data": (lambda: problem_of(dense(normal(30, 12)), (12,)), False),
     "data that say the same": (lambda: problem_of(dense(normal(1, 12).expand(3, 12)), (12,)), False),
+    "multi-coil MRI, columns by themselves": (lambda: multi_coil(False), False),
+    "multi-coil MRI, rows by themselves": (lambda: multi_coil(True), False),
     "pooling": (
         lambda: problem_of(
             deepinv.physics.Downsampling(
@@ -95,6 +105,26 @@ def test_basis_is_found_without_a_matrix_where_it_is_known(case):
     problem, known = CASES[case][0](), CASES[case][1]
     assert (matrix_free_system(problem) is not None) == known
     assert singular_system(problem) is singular_system(problem)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_lines_that_are_not_mixed_are_decomposed_one_by_one(rows, monkeypatch):
+    monkeypatch.setattr("posterior.svd.LARGEST_MATRIX", 0)
+    problem = multi_coil(rows)
+    system = singular_system(problem)
+    assert system.basis == "lines"
+    z = normal(1, 2, SIDE, SIDE)
+    one = torch.zeros(SIDE, dtype=torch.float64)
+    one[3] = 1.0
+    kept = z * (one[:, None] if rows else one)
+    assert torch.equal(system.analyse(kept) != 0, (kept != 0))
+
+
+def test_an_operator_that_mixes_all_lines_has_no_basis_of_them(monkeypatch):
+    monkeypatch.setattr("posterior.svd.LARGEST_MATRIX", 0)
+    scattered = operators.MultiCoilMRI(mask(shape=(SIDE, SIDE)), torch.view_as_complex(normal(3, SIDE, SIDE, 2, seed=4)))
+    with pytest.raises(ValueError, match="line by line, and its matrix"):
+        singular_system(problem_of(scattered, (2, SIDE, SIDE)))
 
 
 @each_case
