@@ -211,8 +211,8 @@ def _dense_system(problem: Problem, owner: str) -> SingularSystem:
     n, m = math.prod(shape), like.count
     if m * n > LARGEST_MATRIX:
         raise ValueError(
-            f"{owner}: operator {name} has no singular value decomposition in pixels, in Fourier space or line by line, and its "
-            f"matrix of {m} data by {n} unknowns is too large (at most {LARGEST_MATRIX} entries); use DiffPIR or MMPS"
+            f"{owner}: operator {name} has no singular value decomposition in pixels, in Fourier space or line by line, and "
+            f"its matrix of {m} data by {n} unknowns is too large (at most {LARGEST_MATRIX} entries); use DiffPIR or MMPS"
         )
     zero = like.y.new_zeros(1, *shape)
     matrix = whitened_matrix(problem)
