@@ -54,6 +54,7 @@ def uneven(*shape):
 SHIFT = Affine(2.5, 10.0)
 PIXELWISE = Affine(uneven(*SHAPE)[0], normal(*SHAPE, seed=6))
 
+
 def multi_coil(rows, sigma=0.3):
     """Three coils, every third line along one axis: it does not mix rows, or columns."""
     line = (torch.arange(SIDE) % 3 == 0).double()
