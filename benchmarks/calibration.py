@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 
-import posterior
 from benchmarks.harness.device import CPU, prepare
 from benchmarks.harness.markdown import markdown
 from benchmarks.harness.source import network, revision
@@ -65,11 +64,9 @@ class Size:
     draws: int
 
 
-# Where a sampler refuses a problem at its defaults and names a setting that it takes, that one.
-INSTEAD: dict[tuple[str, str], dict[str, Any]] = {(p, "TDS"): {"twist": "sharp"} for p in ("mri-4x", "mri-8x")}
 # What is dear gets fewer draws. Ranks of the truth among two or three draws test as well, only less sharply.
 DEAR = ("MMPS", "PiGDM", "TMPD", "DPS", "LGD", "DiffPIR", "DDNM", "FlowChef", "DAPS", "PnPDM")
-DEAREST = {"DPS": 2, "LGD": 2, "DAPS": 2, "PnPDM": 2, "AFDPS": 6, "TDS": 6}  # with a network as large as that of MRI
+DEAREST = {"DPS": 2, "LGD": 2, "DAPS": 2, "PnPDM": 2, "AFDPS": 6}  # with a network as large as that of MRI
 SIZES: dict[str, dict[str, Size]] = {
     "pressure-stations": {name: Size(TESTED, 3 if name in DEAR else 9) for name in SAMPLERS}
     | {DEFAULT: Size(150, 19), "TDS": Size(TESTED, 16), "AFDPS": Size(TESTED, 12), "FKFilter": Size(TESTED, 20)},
@@ -174,9 +171,7 @@ def draw(
     made = on.run if device is None else partial(on.run, device=device, batch_size=size.draws)
     before = len(Trials(folder=folder)) if folder.is_dir() else 0
     try:
-        instead = INSTEAD.get((problem, sampler))
-        used = make_sampler(sampler) if instead is None else getattr(posterior, sampler)(**instead)
-        made(used, trials=size.trials, draws=size.draws, folder=folder, workers=workers, progress=True)
+        made(make_sampler(sampler), trials=size.trials, draws=size.draws, folder=folder, workers=workers, progress=True)
     finally:
         here = {"machine": machine(), "gpu": gpu(device), "bfloat16": bfloat16}
         if folder.is_dir() and len(Trials(folder=folder)) > before and here not in (places := drawn_on(folder)):
