@@ -1,5 +1,5 @@
 """What `GaussianBridge` must show: ``python -m benchmarks.bridge [PART ...]``, parts field, mixture, mri, downscale,
-temperature, local, heads.
+temperature, local, heads, orientations.
 
 Writes benchmarks/results/bridge.json, row by row, and the tables of docs/gaussian-bridge.md. Rows already in the file are not
 computed again.
@@ -214,10 +214,26 @@ def heads_jobs(problems: int = 4) -> Iterator[Job]:
         yield f"problem {i}", lambda n=number: _local(n, mri.build("4x", n, False, 20))
 
 
+def orientations_jobs(problems: int = 12) -> Iterator[Job]:
+    """Crops of a head again, with the network asked in one orientation or in all."""
+    for i in range(problems):
+        number = DEVELOPMENT + 10 + i
+        yield f"problem {i}", lambda n=number: _orientations(n, mri.build("4x", n, False, 20))
+
+
 def _local(problem: int, case: Case) -> Row:
+    samplers = {name: posterior.GaussianBridge(local=local) for name, local in (("average", False), ("local", True))}
+    return _beside(problem, case, samplers)
+
+
+def _orientations(problem: int, case: Case) -> Row:
+    samplers = {name: posterior.GaussianBridge(equivariant=e) for name, e in (("one", False), ("another at each step", True))}
+    return _beside(problem, case, samplers)
+
+
+def _beside(problem: int, case: Case, samplers: dict[str, posterior.GaussianBridge]) -> Row:
     rows = {}
-    for name, local in (("average", False), ("local", True)):
-        sampler = posterior.GaussianBridge(local=local)
+    for name, sampler in samplers.items():
         began = time.process_time()
         made = posterior.sample(
             case.prior, case.likelihood, sampler, draws=20, event_shape=case.event_shape, batch_size=20, dtype=torch.float32
@@ -228,7 +244,7 @@ def _local(problem: int, case: Case) -> Row:
     return {"problem": problem, "rows": rows}
 
 
-def local_table(rows: list[Row]) -> list[str]:
+def local_table(rows: list[Row], what: str = "covariance") -> list[str]:
     """Means over problems."""
     body = []
     for name in rows[0]["rows"]:
@@ -236,7 +252,7 @@ def local_table(rows: list[Row]) -> list[str]:
         shares = (f"{100 * mean['cov50']:.1f} %", f"{100 * mean['cov90']:.1f} %")
         numbers = (f"{mean['crps']:.5f}", f"{mean['psnr']:.2f}", *shares, f"{mean['spread_skill']:.2f}")
         body.append((name, *numbers, f"{mean['spectrum']:.2f}", f"{mean['seconds']:.1f}"))
-    head = ("covariance", "fair CRPS", "PSNR (dB)", "in 50 %", "in 90 %", "spread / error", "spectrum off by", "seconds")
+    head = (what, "fair CRPS", "PSNR (dB)", "in 50 %", "in 90 %", "spread / error", "spectrum off by", "seconds")
     return markdown(head, body)
 
 
@@ -312,6 +328,7 @@ PARTS: dict[str, tuple[Callable[[], Iterator[Job]], Callable[[list[Row]], list[s
     "temperature": (temperature_jobs, partial(downscale_table, units="K", each="hours")),
     "local": (local_jobs, local_table),
     "heads": (heads_jobs, local_table),
+    "orientations": (orientations_jobs, partial(local_table, what="orientations")),
 }
 
 

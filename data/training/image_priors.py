@@ -67,6 +67,7 @@ def residual_prior(
     blocks: tuple[int, ...],
     layers: int,
     seed: int,
+    symmetries: tuple[str, ...] = (),
 ) -> NetworkPrior:
     """An untrained prior of images of any size, which says what its reference says."""
     from diffusers import UNet2DModel
@@ -93,6 +94,7 @@ def residual_prior(
         affine=Affine(scale=scale),
         reference=reference,
         sigma_range=sigma_range,
+        symmetries=symmetries,
         multiple=unet_multiple(blocks),
         name=name,
     )

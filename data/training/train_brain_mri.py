@@ -24,6 +24,7 @@ from posterior.priors.training import TrainingSettings, train
 
 SIZES = ((96, 8, 0.45), (128, 5, 0.25), (192, 2, 0.18), (256, 1, 0.12))
 BLOCKS = (32, 64, 96, 128)
+SYMMETRIES = ("flip-x", "flip-y", "transpose")  # planes lie in all eight orientations, though not in each as often
 
 
 def brain_reference(seed: int, images: int, scale: float, sharp: bool) -> RadialReference:
@@ -34,7 +35,17 @@ def brain_reference(seed: int, images: int, scale: float, sharp: bool) -> Radial
 
 def brain_prior(reference: RadialReference, scale: float, sigma_range: tuple[float, float], seed: int) -> NetworkPrior:
     """An untrained prior."""
-    return residual_prior("brain-mri", reference, scale, sigma_range, channels=2, blocks=BLOCKS, layers=2, seed=seed)
+    return residual_prior(
+        "brain-mri",
+        reference,
+        scale,
+        sigma_range,
+        channels=2,
+        blocks=BLOCKS,
+        layers=2,
+        seed=seed,
+        symmetries=SYMMETRIES,
+    )
 
 
 def started(name: str) -> tuple[dict[str, torch.Tensor], RadialReference]:

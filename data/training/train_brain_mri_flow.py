@@ -45,6 +45,7 @@ def flow_prior(teacher: NetworkPrior, seed: int) -> NetworkPrior:
         affine=teacher.affine,
         reference=teacher.reference,
         sigma_range=(teacher.sigma_min, teacher.sigma_max),
+        symmetries=teacher.symmetries,
         multiple=unet_multiple(made.config["block_out_channels"]),
         name="brain-mri-flow",
     )

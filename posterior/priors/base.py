@@ -86,6 +86,7 @@ class Prior(ABC):
         spread: A correction of the reference's error spectrum, fitted on held-out fields, or None; used where it is asked for.
         local_spread: Where, and in which direction, the denoiser errs, fitted on held-out fields, or None.
         coarse: What denoises above a noise level in the prior's place, or None.
+        symmetries: Under which the law of a field is what it was, of "flip-x", "flip-y" (mirrored) and "transpose".
         name: What errors and saved files call this prior.
         calls: Network evaluations in one `denoise` of a field.
     """
@@ -103,6 +104,7 @@ class Prior(ABC):
     spread: SpreadCorrection | None = None
     local_spread: LocalSpread | None = None
     coarse: CoarseDenoiser | None = None
+    symmetries: tuple[str, ...] = ()
     name: str = "prior"
     calls: int = 1
 
@@ -126,6 +128,22 @@ class Prior(ABC):
     def score(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Gradient of the log-density of the noised prior, (D(x, sigma) - x) / sigma^2; shapes as `denoise`."""
         return (self.denoise(x, sigma) - x) / column(sigma, x) ** 2
+
+    def oriented(self, number: int) -> Self:
+        """This prior asked of fields in another orientation: g^-1 D(g x), with g a product of its `symmetries`.
+
+        The same denoiser where that has them too; a network has them nearly, and errs in another way in each orientation.
+
+        Args:
+            number: Of the orientation, 0 for none; bit i says whether symmetry i has a part. Higher bits are ignored.
+
+        Returns:
+            A copy that shares the network, or this prior itself where there is nothing to turn.
+
+        References:
+            Terris, Moreau, Pustelnik, Tachella. Equivariant plug-and-play image reconstruction. CVPR 2024. arXiv:2312.01831.
+        """
+        return self
 
     def on(self, date: Any) -> Self:
         """This prior on a date: its fields deviate from the mean of that day instead of that of the whole year.

@@ -34,6 +34,7 @@ from posterior.priors.parameterisations import (
     Velocity,
 )
 from posterior.priors.reference import Reference
+from posterior.priors.symmetries import checked
 from posterior.priors.tables import (
     Tables,
     read_affine,
@@ -189,6 +190,7 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
         "rms": prior.rms,
         "sigma_range": [prior.sigma_min, prior.sigma_max],
         **settings,
+        **({"symmetries": list(prior.symmetries)} if prior.symmetries else {}),
         "card": prior.card,
     }
     if prior.coarse is not None:
@@ -224,6 +226,7 @@ def _load_ours(folder: Path) -> NetworkPrior:
         climatology = read_climatology(config, tables, event_shape)
         labels = read_labels(config, tables, event_shape)
         spread, local = read_spread(tables), read_local(tables, reference, event_shape)
+        symmetries = checked(tuple(config.get("symmetries", ())), "symmetries")
         low, high = map(float, config["sigma_range"])
         rms = float(config["rms"])
         tables.finish()
@@ -243,6 +246,7 @@ def _load_ours(folder: Path) -> NetworkPrior:
         sigma_range=(low, high),
         labels=labels,
         climatology=climatology,
+        symmetries=symmetries,
         multiple=unet_multiple(network.config["block_out_channels"]),
         name=folder.name,
         card=config["card"],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from posterior.priors.coarse import CoarseDenoiser
 from posterior.priors.labels import Labels
 from posterior.priors.parameterisations import Parameterisation
 from posterior.priors.reference import Reference
+from posterior.priors.symmetries import checked, composed, turn
 
 
 class NetworkPrior(Prior):
@@ -35,13 +37,15 @@ class NetworkPrior(Prior):
         labels: Name, axes and coordinates of the field; behind its mask the prior is 0 in standardised coordinates.
         climatology: The mean of the field on a given date, for `Prior.on`.
         coarse: What denoises above a noise level in the network's place; needs a reference.
+        symmetries: Of the law of a standardised field, some of "flip-x", "flip-y" and "transpose" (of square fields).
         multiple: Image sides are zero-padded to a multiple of this before the network sees them and cut back after,
             since a U-Net halves its input several times. 1 where padding is never needed.
         name: What errors call this prior.
         card: Free-form facts kept with the prior (data, licence, pixel size).
 
     Raises:
-        ValueError: If labels do not fit the event shape, or there is a ``coarse`` denoiser and no reference.
+        ValueError: If labels do not fit the event shape, a symmetry is not known, or there is a ``coarse`` denoiser and no
+            reference.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class NetworkPrior(Prior):
         labels: Labels | None = None,
         climatology: Climatology | None = None,
         coarse: CoarseDenoiser | None = None,
+        symmetries: tuple[str, ...] = (),
         multiple: int = 1,
         name: str = "network",
         card: dict[str, Any] | None = None,
@@ -81,12 +86,23 @@ class NetworkPrior(Prior):
         self.name = name
         self.calls = int(getattr(network, "calls", 1))
         self.coarse = coarse
+        self.symmetries = checked(symmetries, f"prior '{name}'")
+        self._orientation: tuple[str, ...] = ()
         self.card = dict(card or {})
 
     @property
     def sigma_top(self) -> float:
         """See `Prior.sigma_top`."""
         return self.sigma_max if self.coarse is None else max(self.sigma_max, self.coarse.sigma_max)
+
+    def oriented(self, number: int) -> Self:
+        """See `Prior.oriented`; the reference Gaussian and a coarse denoiser are asked as ever."""
+        parts = composed(self.symmetries, number)
+        if parts == self._orientation:
+            return self
+        turned = copy.copy(self)
+        turned._orientation = parts
+        return turned
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """See `Prior.denoise`."""
@@ -105,6 +121,7 @@ class NetworkPrior(Prior):
         return torch.where(column(high, x).bool(), coarse, self.parameterisation.denoise(self._call, x, s))
 
     def _call(self, inputs: Tensor, time: Tensor) -> Tensor:
+        inputs = turn(inputs, self._orientation)
         h, w = inputs.shape[-2:]
         pad_h, pad_w = (-h) % self.multiple, (-w) % self.multiple
         if pad_h or pad_w:
@@ -114,7 +131,7 @@ class NetworkPrior(Prior):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         out = self.network(inputs.to(dtype), time.to(dtype))
         out = self._mean(out if isinstance(out, Tensor) else out.sample)
-        return out[..., :h, :w].to(inputs.dtype).contiguous()
+        return turn(out[..., :h, :w], self._orientation, back=True).to(inputs.dtype).contiguous()
 
     def _mean(self, out: Tensor) -> Tensor:
         """The output without the variance that some networks learn beside it."""

@@ -43,6 +43,7 @@ class GaussianBridge(Guided):
         relinearise: Gauss-Newton steps where the operator is not linear or the noise depends on the field.
         sweeps: Gibbs sweeps at the start where the likelihood allows for gross errors.
         corrected: Whether the spread of x0 is corrected, by the prior's `SpreadCorrection`.
+        equivariant: Whether a prior with symmetries is asked in another orientation at each step; see `Guided`.
         local: Whether it follows where the denoiser errs, where the prior carries a `LocalSpread`.
         iterations: Conjugate-gradient iterations at most, of a linear solve.
         tolerance: They stop once x0 is right to this many of its standard deviations, root-mean-square.
@@ -57,6 +58,8 @@ class GaussianBridge(Guided):
         Matheron's rule: Journel, Huijbregts. Mining geostatistics. 1978.
         Noise drawn anew: Zhang, Chu, Berner, Meng, Anandkumar, Song. Improving diffusion inverse problem solving with decoupled
             noise annealing. 2024. arXiv:2407.01521.
+        Another orientation at each step: Terris, Moreau, Pustelnik, Tachella. Equivariant plug-and-play image reconstruction.
+            CVPR 2024. arXiv:2312.01831.
     """
 
     guidance: BridgeGuidance
@@ -70,6 +73,7 @@ class GaussianBridge(Guided):
         sweeps: int = 10,
         corrected: bool = False,
         local: bool = True,
+        equivariant: bool = True,
         iterations: int = 200,
         tolerance: float = 1e-3,
         schedule: Schedule | None = None,
@@ -79,7 +83,7 @@ class GaussianBridge(Guided):
         if not 0 <= renewed <= 1:
             raise ValueError(f"GaussianBridge: renewed must be between 0 and 1, got {renewed}")
         guidance = BridgeGuidance(iterations, tolerance, relinearise, sweeps, corrected, local)
-        super().__init__(guidance, Ancestral(renewed), steps, schedule or LogUniform(), sigma_max, sigma_min)
+        super().__init__(guidance, Ancestral(renewed), steps, schedule or LogUniform(), sigma_max, sigma_min, equivariant)
 
     def levels(self, problem: Problem) -> list[float]:
         """See `Guided.levels`."""
@@ -101,7 +105,7 @@ class GaussianBridge(Guided):
         """See `Sampler.step`; the memory is the x0 that x was drawn from."""
         levels = self.levels(problem)
         sigma, sigma_next = levels[state.index], levels[state.index + 1]
-        denoiser = partial(self.guidance, problem, last=state.memory)
+        denoiser = partial(self.guidance, self._oriented(problem, state), last=state.memory)
         x, x0 = self.integrator.step(denoiser, state.x, sigma, sigma_next, noise, None)
         return replace(state, x=x, index=state.index + 1, memory=x0), {"sigma": sigma_next}
 

@@ -34,6 +34,8 @@ class Guided(Sampler):
     Other arguments:
         sigma_max: First noise level, the prior's own where None (standardised units).
         sigma_min: Last noise level before 0, likewise.
+        equivariant: Whether a prior with symmetries is asked of fields in another orientation at each step (`Prior.oriented`),
+            so that what its network errs by in one does not add up. Not for integrators that compare neighbouring levels.
 
     Raises:
         TypeError: If integrator or schedule is a class or a name.
@@ -46,6 +48,7 @@ class Guided(Sampler):
     schedule: Schedule = Karras()
     sigma_max: float | None = None
     sigma_min: float | None = None
+    equivariant: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -69,9 +72,13 @@ class Guided(Sampler):
         """See `Sampler.step`."""
         levels = self.levels(problem)
         sigma, sigma_next = levels[state.index], levels[state.index + 1]
-        denoiser = partial(self.guidance, problem)
+        denoiser = partial(self.guidance, self._oriented(problem, state))
         x, memory = self.integrator.step(denoiser, state.x, sigma, sigma_next, noise, state.memory)
         return replace(state, x=x, index=state.index + 1, memory=memory), {"sigma": sigma_next}
+
+    def _oriented(self, problem: Problem, state: State) -> Problem:
+        """The problem as this step sees it."""
+        return replace(problem, prior=problem.prior.oriented(state.index)) if self.equivariant else problem
 
 
 class DPS(Guided):

@@ -17,6 +17,7 @@ from posterior.priors.loading import load_prior
 from posterior.priors.network import NetworkPrior, unet_multiple
 from posterior.priors.parameterisations import EDM, GaussianResidual, GaussianResidualFlow, Parameterisation, Velocity
 from posterior.priors.reference import EOFReference, RadialReference, Reference, radial_spectrum
+from posterior.priors.symmetries import SYMMETRIES
 from posterior.priors.training import Batches, batches_of
 from posterior.priors.training.objectives import denoising_errors
 from posterior.recipes.training.config import MeanConfig, NetworkConfig, ReferenceConfig, TrainingConfig
@@ -102,6 +103,7 @@ def build_prior(config: TrainingConfig, fields: Fields, data: Standardised) -> N
         sigma_range=(config.training.sigma_min, config.training.sigma_max),
         labels=fields.labels,
         climatology=data.climatology,
+        symmetries=tuple(set(config.training.augment) & set(SYMMETRIES)),
         multiple=unet_multiple(config.network.channels),
         name=config.name,
         card=card,
