@@ -153,8 +153,8 @@ def _system_of_lines(problem: Problem) -> SingularSystem | None:
     normal = _Normal.of(problem)
     for axis in (-1, -2):
         n = math.prod(shape) // shape[axis]
-        if n * math.prod(shape) > LARGEST_BLOCKS:
-            continue
+        if shape[axis] < 2 or n * math.prod(shape) > LARGEST_BLOCKS:
+            continue  # a single line is the whole matrix
         # Half of the lines must not be seen in the other half.
         odd = torch.arange(shape[axis], device=normal.probe.device) % 2 == 1
         leaked = _lines(normal(_of_lines(odd[:, None] * _lines(normal.probe, axis), shape, axis)), axis)[:, ~odd]

@@ -121,6 +121,14 @@ def test_lines_that_are_not_mixed_are_decomposed_one_by_one(rows, monkeypatch):
     assert torch.equal(system.analyse(kept) != 0, (kept != 0))
 
 
+def test_a_single_line_is_no_block():
+    assert singular_system(problem_of(dense(normal(5, 12)), (12,))).basis == "dense"
+    row = deepinv.physics.LinearPhysics(
+        A=lambda x, **_: x.flatten(1) @ normal(5, 12).T, A_adjoint=lambda y, **_: (y @ normal(5, 12)).reshape(-1, 1, 1, 12)
+    )
+    assert singular_system(problem_of(row, (1, 1, 12))).basis == "dense"
+
+
 def test_an_operator_that_mixes_all_lines_has_no_basis_of_them(monkeypatch):
     monkeypatch.setattr("posterior.svd.LARGEST_MATRIX", 0)
     scattered = operators.MultiCoilMRI(mask(shape=(SIDE, SIDE)), torch.view_as_complex(normal(3, SIDE, SIDE, 2, seed=4)))
