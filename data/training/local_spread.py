@@ -1,9 +1,11 @@
 """Where in the field a bundled prior errs: ``python data/training/local_spread.py galaxies`` puts it in the prior's folder.
 
-Fields are simulated and were not trained on: other galaxies, or other planes, contrasts and phases of the heads of training.
-What it gains is on the card. A network errs more on its own draws than on noised fields: `--factor` widens the errors, and
-`spread_brain_mri.py` says by how much. Measured images have a finer phase than the simulated ones that a network saw: at small
-noise, where data say more of it than the network, errors across the phase are widened too.
+Fields were not trained on: other simulated galaxies; other planes, contrasts and phases of the heads of training, and as many
+crops of the slice that matplotlib ships, since a network errs elsewhere on a head that it never saw. What it gains is on the
+card. A network errs more on its own draws than on noised fields, and not in the same band of frequency: `--factor` widens the
+errors of all, and `spread_brain_mri.py` says by how much, `--coarse` and `--fine` those of coarse and of fine structure of
+brains. Measured images have a finer phase than the simulated ones that a network saw: at small noise, where data say more of it
+than the network, errors across the phase are widened too.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import dataclasses
 import json
 
+import numpy as np
 import torch
 import train_galaxies
 from brain_images import BrainImages
@@ -22,11 +25,19 @@ from train_coarse import borrow
 
 import posterior
 from posterior.priors.local import LocalSpread
-from posterior.priors.reference import MeasuredReference
+from posterior.priors.reference import MeasuredReference, RadialReference
+from posterior.recipes.mri.results import head_mask
+from posterior.recipes.mri.simulation import demo_image, smooth_phase
 
 # Which noise levels and by how much real k-space decided, of which other samples were withheld than the benchmark's
 # (its problem 1000), and simulated crops, whose CRPS was to stay as it was within half a percent.
 FINE, ACROSS = 0.1, 4.0
+# Frequencies (cycles per pixel), noise levels and factors of development problems: crops of the slice that matplotlib ships,
+# undersampled, blurred and coarsened, whose CRPS falls by a wider coarse band and by a narrower fine one, down to .8; and that
+# slice as a whole and real k-space, whose score rises with a narrower fine one.
+COARSE, COARSE_FROM, COARSE_FACTOR = 0.12, 0.15, 1.3
+FINE_BAND, FINE_UNTIL, FINE_FACTOR = 0.17, 1.0, 0.95
+SIDE, CROPS = 48, 120
 
 
 def galaxies() -> Tensor:
@@ -35,17 +46,39 @@ def galaxies() -> Tensor:
 
 
 def brains() -> Tensor:
-    """Simulated crops, of a seed that neither training nor the error spectrum of the card has.
+    """Crops, by turns simulated, of a seed that neither training nor the error spectrum of the card has, and of a real slice.
 
     Of whole slices, whose phase varies less from pixel to pixel, a fit has too small an error across the phase for crops.
     """
-    return BrainImages(2345, ((48, 120, 1.0),))(0)
+    return torch.stack([BrainImages(2345, ((SIDE, CROPS, 1.0),))(0), real_crops()], 1).flatten(0, 1)
+
+
+def real_crops(seed: int = 99) -> Tensor:
+    """Squares of the slice that matplotlib ships, at least half of each tissue, with a smooth random phase, (N, 2, H, W).
+
+    Each is flipped or transposed or not, and its unit is the brightest tissue of the square or of the slice.
+    """
+    image, rng = demo_image(), np.random.default_rng(seed)
+    share = torch.nn.functional.avg_pool2d(head_mask(image).double()[None, None], SIDE, stride=1)[0, 0]
+    places = torch.nonzero(share >= 0.5).numpy()
+    crops = []
+    for _ in range(CROPS):
+        top, left = places[rng.integers(len(places))]
+        square = image[top : top + SIDE, left : left + SIDE]
+        angle = torch.from_numpy(smooth_phase((SIDE, SIDE), rng)).float()
+        if rng.random() < 0.5:
+            square = square.flip(-1)
+        if rng.random() < 0.5:
+            square = square.T
+        unit = np.percentile((image if rng.random() < 0.5 else square).numpy(), 99)
+        crops.append(torch.stack([square * angle.cos(), square * angle.sin()]) / float(unit))
+    return torch.stack(crops)
 
 
 FIELDS = {
     "galaxies": (galaxies, "held-out fields"),
-    "brain-mri": (brains, "simulated crops of the heads of training"),
-    "brain-mri-flow": (brains, "simulated crops of the heads of training"),
+    "brain-mri": (brains, "crops, half of them simulated of the heads of training and half of a real slice"),
+    "brain-mri-flow": (brains, "crops, half of them simulated of the heads of training and half of a real slice"),
 }
 
 
@@ -54,6 +87,15 @@ def with_fine_phase(across: MeasuredReference) -> MeasuredReference:
     assert across.sigmas is not None and across.errors is not None
     factor = torch.where(across.sigmas < FINE, ACROSS, 1.0)
     return across.with_errors(across.sigmas, across.errors * factor[:, None].square())
+
+
+def by_band(reference: RadialReference, coarse: float, fine: float) -> RadialReference:
+    """Coarse errors of this factor on their standard deviation from `COARSE_FROM` on, fine ones of that up to `FINE_UNTIL`."""
+    assert reference.sigmas is not None and reference.errors is not None
+    f, sigmas = reference.frequencies, reference.sigmas[:, None]
+    factor = torch.where((f < COARSE) & (sigmas >= COARSE_FROM), coarse, 1.0)
+    factor = torch.where((f >= FINE_BAND) & (sigmas < FINE_UNTIL), fine, factor)
+    return reference.with_errors(reference.sigmas, reference.errors * factor.square())
 
 
 def told_apart(found: LocalSpread) -> str:
@@ -74,6 +116,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(FIELDS))
     parser.add_argument("--factor", type=float, default=1.0, help="on the standard deviation of the errors")
+    parser.add_argument("--coarse", type=float, default=COARSE_FACTOR, help="on that of coarse errors of brains")
+    parser.add_argument("--fine", type=float, default=FINE_FACTOR, help="on that of fine errors of brains")
     args = parser.parse_args()
     torch.set_num_threads(1)
     folder = FOLDER / args.name
@@ -84,7 +128,12 @@ def main() -> None:
     references, told = tuple(widened(r, args.factor) for r in found.references), ""
     if len(references) == 2:
         references = (references[0], with_fine_phase(references[1]))
-        told = f"; {told_apart(found)}, and the latter are kept {ACROSS:g} times as large as measured below sigma {FINE:g}"
+        references = tuple(by_band(r, args.coarse, args.fine) for r in references if isinstance(r, RadialReference))
+        told = (
+            f"; {told_apart(found)}, and the latter are kept {ACROSS:g} times as large as measured below sigma {FINE:g}; "
+            f"errors below {COARSE:g} cycles per pixel {args.coarse:g} times from sigma {COARSE_FROM:g} on, and those above "
+            f"{FINE_BAND:g} {args.fine:g} times up to {FINE_UNTIL:g}"
+        )
     prior.local_spread = dataclasses.replace(found, references=references)
     fitted = len(fields) // 2
     factor = "" if args.factor == 1 else f" --factor {args.factor:g}"
