@@ -63,6 +63,15 @@ class Compose(_Combination):
             x = part.A(x, **parameters)
         return x
 
+    def linear_inside(self) -> tuple["Compose", "LinearCompose"] | None:
+        """The operator as one that is not linear after one that is; None where the first that sees x is not, or all are."""
+        after = next((i + 1 for i in reversed(range(len(self.parts))) if not isinstance(self.parts[i], LinearPhysics)), 0)
+        if after in (0, len(self.parts)):
+            return None
+        outer, inner = (Compose(*parts) for parts in (self.parts[:after], self.parts[after:]))
+        assert isinstance(inner, LinearCompose)
+        return outer, inner
+
 
 class LinearCompose(Compose, Linear):
     """A :class:`Compose` of linear operators; made by calling that."""

@@ -3,6 +3,8 @@
 - Where A^T R^-1 A is diagonal in a basis in which C is too (blurs and masks in Fourier space or in pixels): arithmetic.
 - Where the operator is linear and the data few: A C A^T + R is formed and factorised, once for all draws if C and R are the
   same for all of them.
+- Where the operator is a function f of what a linear one B sees, and B sees few numbers: J (B C B^T) J^T + R is, for each draw,
+  with J the derivative of f. What is dear, B C B^T, is formed once for all draws where C is the same.
 - Else conjugate gradients on (I + L^T A^T R^-1 A L) w = L^T A^T R^-1 r with C = L L^T, which is the identity plus something
   positive, so that its residual bounds the error of w. The iterations are counted once, on a typical right-hand side.
 """
@@ -63,6 +65,10 @@ def explain(
             return system.synthesise(weights * system.analyse(lin.vjp(like.reach / like.variance * residual)))
         if like.count <= (FEW_EACH if each else FEW) and like.count * math.prod(problem.event_shape) <= LARGEST_MATRIX:
             return _dense(problem, key, cov, residual, variance)
+    elif lin.seen is not None and like.count > 0:
+        few, size = FEW_EACH if isinstance(cov, ScaledCovariance) else FEW, lin.seen[0].numel()
+        if max(like.count, size) <= few and size * math.prod(problem.event_shape) <= LARGEST_MATRIX:
+            return _through(problem, key, lin, cov, residual, variance)
     return _iterative(problem, key, lin, cov, residual, iterations, tolerance, variance)
 
 
@@ -91,7 +97,8 @@ def _dense(
 ) -> Tensor:
     like = problem.likelihood
     each = isinstance(cov, ScaledCovariance)
-    rows, gram = _grams(problem, cov, len(residual)) if each else _gram(problem, key, cov)
+    rows = _once(problem, "whitened matrix", lambda: whitened_matrix(problem))
+    gram = _grams(rows, problem, cov, len(residual)) if each else _gram("whitened", rows, problem, key, cov)
     seen = like.reach.flatten()
     noise = like.variance.flatten()[seen].double()
     white = residual.flatten(1)[:, seen].double() * noise.rsqrt()
@@ -105,28 +112,57 @@ def _dense(
     return cov.apply((solved.to(rows) @ rows).reshape(-1, *problem.event_shape))
 
 
-def _gram(problem: Problem, key: Hashable, cov: Covariance) -> tuple[Tensor, Tensor]:
-    """R^(-1/2) A, (m, n), and R^(-1/2) A C A^T R^(-1/2) in double precision, (m, m)."""
-    rows = _once(problem, "whitened matrix", lambda: whitened_matrix(problem))
+def _through(
+    problem: Problem,
+    key: Hashable,
+    lin: Linearisation,
+    cov: Covariance | ScaledCovariance,
+    residual: Tensor,
+    variance: Tensor | None,
+) -> Tensor:
+    like, inner, back = problem.likelihood, problem.likelihood.model.inner, lin.vjp_of_seen
+    assert inner is not None and lin.seen is not None and back is not None
+    event = lin.seen.shape[1:]
+
+    def matrix() -> Tensor:
+        units = torch.eye(event.numel(), dtype=residual.dtype, device=residual.device).reshape(-1, *event)
+        return torch.cat([inner.transpose(u).flatten(1) for u in units.split(256)])
+
+    rows = _once(problem, "inner matrix", matrix)
+    each = isinstance(cov, ScaledCovariance)
+    gram = _grams(rows, problem, cov, len(residual)) if each else _gram("inner", rows, problem, key, cov)
+    measured = like.reach.flatten().nonzero()[:, 0]
+    rough = (like.variance if variance is None else variance).flatten(1)[:, measured].double().rsqrt()
+    units = torch.zeros(len(measured), like.y.numel(), dtype=residual.dtype, device=residual.device)
+    units[torch.arange(len(measured)), measured] = 1
+    shape = lin.prediction.shape
+    jacobian = torch.stack([back(u.reshape(1, *shape[1:]).expand(shape)).flatten(1) for u in units], 1).double()
+    jacobian = rough[..., None] * jacobian
+    system = jacobian @ gram @ jacobian.mT + torch.eye(len(measured)).to(gram)
+    white = rough * residual.flatten(1)[:, measured].double()
+    solved = torch.cholesky_solve(white[..., None], torch.linalg.cholesky(system))
+    return cov.apply(((jacobian.mT @ solved)[..., 0].to(rows) @ rows).reshape(-1, *problem.event_shape))
+
+
+def _gram(name: str, rows: Tensor, problem: Problem, key: Hashable, cov: Covariance) -> Tensor:
+    """M C M^T in double precision, (m, m), of the matrix M (m, n) of this name."""
     if isinstance(cov.basis, IdentityBasis) and cov.eigenvalues.ndim == 0:
-        white = _once(problem, "whitened gram", lambda: rows.double() @ rows.double().T)
-        return rows, cov.eigenvalues.to(white) * white
+        white = _once(problem, f"{name} gram", lambda: rows.double() @ rows.double().T)
+        return cov.eigenvalues.to(white) * white
 
     def form() -> Tensor:
         spread = cov.apply(rows.double().reshape(-1, *problem.event_shape)).flatten(1)
         gram = rows.double() @ spread.T
         return (gram + gram.T) / 2
 
-    return rows, _once(problem, ("gram", key), form)
+    return _once(problem, ("gram", name, key), form)
 
 
-def _grams(problem: Problem, cov: ScaledCovariance, batch: int) -> tuple[Tensor, Tensor]:
-    """R^(-1/2) A, (m, n), and R^(-1/2) A C A^T R^(-1/2) in double precision for each draw, (B, m, m)."""
-    rows = _once(problem, "whitened matrix", lambda: whitened_matrix(problem))
-    event = problem.event_shape
-    fields = rows.double().reshape(-1, *event)
+def _grams(rows: Tensor, problem: Problem, cov: ScaledCovariance, batch: int) -> Tensor:
+    """M C M^T in double precision for each draw, (B, m, m)."""
+    fields = rows.double().reshape(-1, *problem.event_shape)
     half = torch.stack([cov.base.sqrt(cov.of(i).gather(fields)).flatten(1) for i in range(batch)])
-    return rows, half @ half.mT
+    return half @ half.mT
 
 
 def _once(problem: Problem, key: Hashable, form: Callable[[], Tensor]) -> Tensor:

@@ -28,11 +28,16 @@ def real_view(v: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Linearisation:
-    """The operator near one batch of fields: A(z + dz) = prediction + jvp(dz), with vjp its transpose."""
+    """The operator near one batch of fields: A(z + dz) = prediction + jvp(dz), with vjp its transpose.
+
+    Where A(z) = f(B(z)) with B linear, `seen` is B(z) and `vjp_of_seen` the transpose of the derivative of f there.
+    """
 
     prediction: Tensor
     jvp: Callable[[Tensor], Tensor]
     vjp: Callable[[Tensor], Tensor]
+    seen: Tensor | None = None
+    vjp_of_seen: Callable[[Tensor], Tensor] | None = None
 
 
 class ForwardModel:
@@ -43,6 +48,10 @@ class ForwardModel:
         affine: Standardised to physical coordinates of the field.
         complex_data: Whether the operator's output is complex; it is then seen as (..., re, im).
         dtype: Real precision that the operator works in; fields of another are cast on the way in and back.
+
+    Attributes:
+        linear: Whether the operator is.
+        inner: B of an operator A(x) = f(B(x)) linear but for f: an `operators.Compose` whose first parts are; else None.
     """
 
     def __init__(self, physics: Physics, affine: Affine, complex_data: bool, dtype: torch.dtype) -> None:
@@ -53,10 +62,22 @@ class ForwardModel:
         self.complex_data = complex_data
         self.dtype = dtype
         self.linear = isinstance(physics, LinearPhysics)
+        self.inner: ForwardModel | None = None
+        if (parts := getattr(physics, "linear_inside", lambda: None)()) is not None:
+            self._outer: Any = parts[0]
+            self.inner = ForwardModel(parts[1], affine, False, dtype)
+
+    def data(self, z: Tensor) -> Tensor:
+        """A of the physical field, as the operator gives it."""
+        return self.physics.A(self.affine.to_physical(z).to(self.dtype))
 
     def predict(self, z: Tensor) -> Tensor:
         """A of the physical field, (B, *range)."""
-        return real_view(self.physics.A(self.affine.to_physical(z).to(self.dtype))).to(z.dtype)
+        return real_view(self.data(z)).to(z.dtype)
+
+    def _bend(self, seen: Tensor) -> Tensor:
+        """f of what B sees."""
+        return real_view(self._outer.A(seen.to(self.dtype))).to(seen.dtype)
 
     def apply(self, z: Tensor) -> Tensor:
         """The linear part, A(scale z); for linear operators only."""
@@ -77,6 +98,16 @@ class ForwardModel:
         """The operator near ``z``: itself where it is linear, its derivative by autograd where it is not."""
         if self.linear:
             return Linearisation(self.predict(z), self.apply, self.transpose)
+        if (inner := self.inner) is not None and not (seen := inner.data(z)).is_complex():
+            seen = seen.to(z.dtype)
+            prediction, back, *_ = torch.func.vjp(self._bend, seen)
+            return Linearisation(
+                prediction,
+                lambda dz: torch.func.jvp(self._bend, (seen,), (inner.apply(dz),))[1],
+                lambda u: inner.transpose(back(u)[0]),
+                seen,
+                lambda u: back(u)[0],
+            )
         prediction, vjp, *_ = torch.func.vjp(self.predict, z)
         return Linearisation(
             prediction,

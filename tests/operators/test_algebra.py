@@ -248,3 +248,14 @@ CHANNEL = Channel((1, 4), 0)
 def test_errors_name_the_object(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_compose_splits_where_it_stops_being_linear():
+    wind = StationObservations(GRID, [58, 47], [-3, 2], channel=(0, 1), channels=2)
+    flip = Offset(wind, 1.0)
+    x = torch.randn(3, 2, 4, 5, generator=generator()).double()
+    outer, inner = Compose(WindSpeed(), wind).linear_inside()
+    assert isinstance(inner, deepinv.physics.LinearPhysics) and not isinstance(outer, deepinv.physics.LinearPhysics)
+    torch.testing.assert_close(outer.A(inner.A(x)), Compose(WindSpeed(), wind).A(x))
+    assert Compose(WindSpeed(), flip).linear_inside() is None  # not linear from the start
+    assert Compose(wind).linear_inside() is None  # linear to the end

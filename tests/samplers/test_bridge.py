@@ -290,3 +290,73 @@ class TestPiGDM:
         assert found[True][0] == pytest.approx(1, abs=0.02)
         assert found[True][1] < 0.12
         assert abs(found[False][0] - 1) > 0.1
+
+
+class Cut(deepinv.physics.Physics):
+    """An operator that does not say what it is made of."""
+
+    def __init__(self, operator):
+        super().__init__()
+        self.operator = operator
+
+    def A(self, x, **kwargs):
+        return self.operator.A(x, **kwargs)
+
+
+class TestNonlinearOfFewNumbers:
+    """y = f(B x) with B linear and few numbers B x: factorised, J (B C B^T) J^T + R for each draw."""
+
+    GRID = operators.Grid([50.0, 52.0, 54.0, 56.0, 58.0], [0.0, 2.0, 4.0, 6.0])
+    SHAPE = (2, 5, 4)
+
+    def operator(self):
+        stations = operators.StationObservations(self.GRID, [51.0, 53.3, 57.0], [1.0, 4.4, 3.0], channel=(0, 1), channels=2)
+        return operators.Compose(operators.WindSpeed(), stations)
+
+    def prior(self):
+        g = torch.Generator().manual_seed(3)
+        square = torch.randn(40, 40, generator=g).double()
+        cov = (square @ square.T / 40 + 0.1 * torch.eye(40).double()) * 4
+        return posterior.GaussianPrior(3 + torch.randn(self.SHAPE, generator=g).double(), cov)
+
+    def like(self, operator):
+        return posterior.GaussianLikelihood(operator, tensor(4.0, 6.0, 5.0)[None], 0.3)
+
+    @pytest.mark.parametrize("scaled", [False, True])
+    @pytest.mark.parametrize("drawn", [False, True])
+    def test_against_the_matrix_of_the_derivative(self, scaled, drawn, monkeypatch):
+        import posterior.guidance.solves as solves
+        from posterior.priors.covariance import Covariance, FourierBasis, ScaledCovariance
+
+        prior, monkey = self.prior(), monkeypatch
+        monkey.setattr(solves, "_iterative", lambda *_: pytest.fail("conjugate gradients"))
+        like = self.like(self.operator()).in_standard(prior.affine, self.SHAPE)
+        g = torch.Generator().manual_seed(1)
+        z, scale = torch.randn(3, *self.SHAPE, generator=g).double(), torch.rand(3, 1, 5, 4, generator=g).double() + 0.5
+        cov = prior.reference.covariance(self.SHAPE)
+        if scaled:
+            base = Covariance(FourierBasis(2), torch.full((5, 4), 2.0).double())
+            cov = ScaledCovariance(base, scale, base)
+        variance = like.variance * torch.tensor([[[1.0, 2.0, 0.5]]]).double().expand(3, 1, 3) if drawn else None
+        residual = torch.randn(3, 1, 3, generator=g).double()
+        found = explain(Problem(prior, like, self.SHAPE), "key", like.model.linearise(z), cov, residual, 5, 1e-3, variance)
+        for i in range(3):
+            a = torch.func.jacrev(lambda v: like.model.predict(v[None])[0])(z[i]).reshape(3, 40)
+            of = cov.of(i) if scaled else cov
+            c = of.apply(torch.eye(40).double().reshape(40, *self.SHAPE)).reshape(40, 40)
+            r = (like.variance if variance is None else variance)[0, 0].diag()
+            wanted = c @ a.T @ torch.linalg.solve(a @ c @ a.T + r, residual[i, 0])
+            torch.testing.assert_close(found[i].flatten(), wanted, rtol=1e-9, atol=1e-11)
+
+    def test_draws_are_those_of_conjugate_gradients(self):
+        prior = self.prior()
+        made = [
+            posterior.sample(prior, self.like(op), posterior.GaussianBridge(4, tolerance=1e-9), draws=5).samples
+            for op in (self.operator(), Cut(self.operator()))
+        ]
+        torch.testing.assert_close(*made, rtol=1e-5, atol=1e-5)
+
+    def test_draws_do_not_depend_on_the_batch(self):
+        prior, like = self.prior(), self.like(self.operator())
+        one, all_ = (posterior.sample(prior, like, posterior.GaussianBridge(4), draws=6, batch_size=b).samples for b in (1, 6))
+        torch.testing.assert_close(one, all_, rtol=0, atol=1e-9)
