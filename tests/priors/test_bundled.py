@@ -53,7 +53,8 @@ class TestGridded:
         points = math.prod(prior.event_shape) if mask is None else int(mask.sum())
         for row in prior.card["held_out_rmse"]:
             total = prior.reference.error_covariance(prior.event_shape, row["sigma"]).eigenvalues.sum()
-            assert float(total / points) ** 0.5 == pytest.approx(row["network"], rel=0.1)
+            spread = prior.card["reference"].get("spread", 1.0)
+            assert float(total / points) ** 0.5 == pytest.approx(spread * row["network"], rel=0.1)
 
     def test_denoises_held_out_fields_as_the_card_says(self, name):
         config = read_config(resource("training", f"{name}.toml"))

@@ -14,7 +14,7 @@ from posterior.cli import app
 from posterior.priors.climatology import Climatology
 from posterior.priors.reference import EOFReference
 from posterior.recipes.training import dataset_of, read_config, train_prior
-from posterior.recipes.training.build import cross_fitted, standardise
+from posterior.recipes.training.build import cross_fitted, measure, standardise
 from posterior.recipes.training.config import DataConfig, MeanConfig, dataset_entry
 from posterior.recipes.training.data import load_fields
 
@@ -84,6 +84,7 @@ class TestConfig:
             ("channels = [8, 8]", "channels = [8, 9]", "network.channels: 9 does not divide into 4 groups"),
             ("rank = 6", 'kind = "magic"', "reference.kind: 'magic'; wanted eof, radial or none"),
             ("rank = 6", 'kind = "none"', "'gaussian-residual' needs a reference"),
+            ("rank = 6", "spread = 0", "reference.spread: 0; wanted a positive factor"),
             ("rank = 6", "leading = -1", "reference.leading: -1; wanted a number of EOFs"),
             ("localisation = 4.0", "leading = 2", "reference.leading: 2; wanted a number of EOFs of a reference with a local"),
             ("yearly = 1", "folds = 1", "mean.folds: 1; wanted 0, or 2 or more"),
@@ -271,3 +272,11 @@ def test_a_card_names_no_file_of_a_user():
     assert dataset_of({}) is None
     with pytest.raises(ValueError, match="unknown key card.dataset.where"):
         dataset_of({"dataset": {"train": [], "where": "here"}})
+
+
+def test_spread_widens_the_error_spectrum():
+    prior = posterior.load_prior("t2m-uk")
+    fields = torch.randn(3, *prior.event_shape, generator=torch.Generator().manual_seed(0))
+    (plain, curve), (wide, same) = (measure(prior, fields, np.array([0.1, 1.0]), s) for s in (1.0, 1.5))
+    torch.testing.assert_close(wide.errors, 2.25 * plain.errors)
+    assert curve == same

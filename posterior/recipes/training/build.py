@@ -189,13 +189,16 @@ def _network(config: NetworkConfig, inputs: int, outputs: int, seed: int) -> UNe
     return network
 
 
-def measure(prior: NetworkPrior, fields: Tensor, sigmas: np.ndarray) -> tuple[Reference | None, list[dict[str, float]]]:
+def measure(
+    prior: NetworkPrior, fields: Tensor, sigmas: np.ndarray, spread: float = 1.0
+) -> tuple[Reference | None, list[dict[str, float]]]:
     """The reference with the error spectrum of the prior's denoiser, and its error beside the optimal linear denoiser's.
 
     Args:
         prior: A trained prior.
         fields: Held-out fields, standardised (N, *event).
         sigmas: Noise levels, ascending.
+        spread: Factor on the standard deviation of the spectrum.
 
     Returns:
         The reference, and for each sigma the root-mean-square errors ``network`` and ``gaussian`` (nan without a reference).
@@ -214,5 +217,5 @@ def measure(prior: NetworkPrior, fields: Tensor, sigmas: np.ndarray) -> tuple[Re
             rows.append(reference.error_power(errors, sigma))
     if isinstance(reference, EOFReference | RadialReference):
         levels = torch.as_tensor(sigmas, dtype=torch.float64)
-        reference = reference.with_errors(levels, torch.stack(rows))
+        reference = reference.with_errors(levels, spread**2 * torch.stack(rows))
     return reference, curve

@@ -84,6 +84,8 @@ class ReferenceConfig:
         folds: While a residual network trains, a field meets the Gaussian of the other folds, runs of neighbouring fields, as
             a held-out field will meet the whole; 0 for the Gaussian that knows it. For few fields, whose Gaussian errs less
             on them than on others.
+        spread: Factor on the standard deviation of the error spectrum: a network errs more on its own draws than on noised
+            fields, and reconstructions of held-out fields say by how much.
     """
 
     kind: str = "eof"
@@ -93,8 +95,11 @@ class ReferenceConfig:
     hybrid: float = 0.0
     leading: int = 0
     folds: int = 0
+    spread: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self.spread > 0:
+            raise ValueError(f"reference.spread: {self.spread}; wanted a positive factor")
         if self.folds < 0 or self.folds == 1 or (self.folds and self.kind == "none"):
             raise ValueError(f"reference.folds: {self.folds}; wanted 0, or 2 or more of a reference")
         if not 0 <= self.hybrid < 1 or (self.hybrid and self.localisation is None):

@@ -93,7 +93,9 @@ def _finish(config: TrainingConfig, prior: NetworkPrior, data: Standardised, out
     curve: list[dict[str, float]] = []
     if len(data.develop):
         # The levels that cards are compared at go into the curve, the others into the table of the error spectrum.
-        prior.reference, curve = measure(prior, data.develop, np.unique([*sigmas, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0]))
+        prior.reference, curve = measure(
+            prior, data.develop, np.unique([*sigmas, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0]), config.reference.spread
+        )
     prior.card = _card(config, prior, data, run, command, curve)
     save_prior(prior, out, half=True)
     (out / "README.md").write_text(page(config.name, prior.card))
