@@ -84,7 +84,7 @@ class TestConfig:
             ("channels = [8, 8]", "channels = [8, 9]", "network.channels: 9 does not divide into 4 groups"),
             ("rank = 6", 'kind = "magic"', "reference.kind: 'magic'; wanted eof, radial or none"),
             ("rank = 6", 'kind = "none"', "'gaussian-residual' needs a reference"),
-            ("rank = 6", "spread = 0", "reference.spread: 0; wanted a positive factor"),
+            ("rank = 6", "spread = 0.0", "reference.spread: 0.0; wanted a positive factor"),
             ("rank = 6", "leading = -1", "reference.leading: -1; wanted a number of EOFs"),
             ("localisation = 4.0", "leading = 2", "reference.leading: 2; wanted a number of EOFs of a reference with a local"),
             ("yearly = 1", "folds = 1", "mean.folds: 1; wanted 0, or 2 or more"),
