@@ -328,8 +328,8 @@ class TestNonlinearOfFewNumbers:
         import posterior.guidance.solves as solves
         from posterior.priors.covariance import Covariance, FourierBasis, ScaledCovariance
 
-        prior, monkey = self.prior(), monkeypatch
-        monkey.setattr(solves, "_iterative", lambda *_: pytest.fail("conjugate gradients"))
+        prior = self.prior()
+        monkeypatch.setattr(solves, "_iterative", lambda *_: pytest.fail("conjugate gradients"))
         like = self.like(self.operator()).in_standard(prior.affine, self.SHAPE)
         g = torch.Generator().manual_seed(1)
         z, scale = torch.randn(3, *self.SHAPE, generator=g).double(), torch.rand(3, 1, 5, 4, generator=g).double() + 0.5
