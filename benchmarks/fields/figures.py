@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.fields.maps import Maps, read_maps
-from benchmarks.fields.methods import OURS, PEERS
+from benchmarks.fields.methods import DEFAULT, OURS, PEERS
 from benchmarks.harness.device import CPU
 from benchmarks.harness.markdown import groups, mean
 from benchmarks.harness.table import Row
@@ -30,62 +30,83 @@ MARKERS = "osD^v<>PX*"
 
 
 def accuracy(rows: list[Row], units: str) -> Figure | None:
-    """CRPS of each method against seconds and against network work a draw, on the problems that all of them share.
+    """CRPS of each method against seconds and against network work a draw.
 
-    Against seconds only methods that ran on one and the same device, which is that of most. A method that failed on a problem
-    has no point: on those that are left it would look better than it is. Of settings with as much network work, the best.
+    Against work on the problems that all peers share. Against seconds only what ran on one device, one where the default
+    sampler ran, and on the problems that most peers have there. A method that failed on a problem has no point: on those that
+    are left it would look better than it is. Of settings with as much network work, the best.
     """
     failed = {(r["method"], r["setting"]) for r in rows if r["status"] == "failed"}
-    fine = [r for r in rows if r["status"] == "ok" and r["crps"] and not r["point"]]
+    fine = [r for r in rows if r["status"] == "ok" and r["crps"] and not r["point"] and float(r["nfe"])]
     fine = [r for r in fine if (r["method"], r["setting"]) not in failed]
-    shared = _shared(fine)
-    lines = groups([r for r in fine if r["problem"] in shared], "method", "setting")
-    lines = {k: v for k, v in lines.items() if {r["problem"] for r in v} >= shared and float(v[0]["nfe"])}
-    ran = Counter(next(iter(on)) for on in map(devices, lines.values()) if len(on) == 1)
-    device = max(ran, key=lambda d: (ran[d], d)) if ran else CPU
-    points: dict[str, dict[float, tuple[float | None, float, float]]] = {}
-    for (method, _), these in lines.items():
-        seconds = None
-        if devices(these) == {device}:
-            seconds = sum(float(r["seconds"]) / float(r["draws"]) for r in these) / len(these)
-        work, crps, of_method = mean(these, "nfe") + mean(these, "vjps"), mean(these, "crps"), points.setdefault(method, {})
-        if work not in of_method or crps < of_method[work][2]:
-            of_method[work] = seconds, work, crps
-    if len(points) < 2:
+    of_work = _points(fine, shared := _shared(fine))
+    if len(of_work) < 2:
         return None
+    device = _clock(fine)
+    there = [r for r in fine if r["device"] == device]
+    of_seconds = _points(there, together := _together(there))
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = new_figure(11, 4.4)
-    axes = figure.subplots(1, 2, sharey=True)
-    for i, (method, found) in enumerate(sorted(points.items(), key=lambda p: p[0] not in OURS)):
+    axes = figure.subplots(1, 2)
+    handles = {}
+    for i, method in enumerate(sorted(of_work.keys() | of_seconds.keys(), key=lambda m: (m not in OURS, m))):
         style = {"color": _colour(method, i), "marker": MARKERS[i % len(MARKERS)], "label": method}
         style |= {"lw": 1.8 if method in OURS else 0.9, "ms": 6, "alpha": 0.9}
-        for ax, which in zip(axes, (0, 1), strict=True):
-            line = sorted((x, p[2]) for p in found.values() if (x := p[which]) is not None)
-            ax.plot([x for x, _ in line], [y for _, y in line], **style)
+        for ax, points, which in zip(axes, (of_seconds, of_work), (0, 1), strict=True):
+            if line := sorted((p[which], p[2]) for p in points.get(method, {}).values()):
+                (handles[method],) = ax.plot([x for x, _ in line], [y for _, y in line], **style)
     clock = f"seconds a draw, {'one thread' if device == CPU else device}"
-    for ax, name in zip(axes, (clock, "network calls and VJPs a draw"), strict=True):
-        ax.set(xscale="log", yscale="log", xlabel=name)
+    for ax, name, of in zip(axes, (clock, "network calls and VJPs a draw"), (together, shared), strict=True):
+        ax.set(xscale="log", yscale="log", xlabel=name, ylabel=f"CRPS ({units}), {len(of)} problem{'s' * (len(of) != 1)}")
         ax.grid(alpha=0.3, which="both")
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
             axis.set_minor_formatter(NullFormatter())
-    axes[0].set_ylabel(f"CRPS ({units}), {len(shared)} problem{'s' if len(shared) > 1 else ''}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
+    figure.legend(list(handles.values()), list(handles), loc="outside right center", fontsize=7)
     return figure
 
 
-def devices(rows: list[Row]) -> set[str]:
-    """Where rows were computed."""
-    return {r["device"] for r in rows}
+def _points(rows: list[Row], shared: set[str]) -> dict[str, dict[float, tuple[float, float, float]]]:
+    """Of each method and amount of network work: seconds, work and CRPS, means over problems that a setting must have all."""
+    points: dict[str, dict[float, tuple[float, float, float]]] = {}
+    lines = groups([r for r in rows if r["problem"] in shared], "method", "setting")
+    for (method, _), these in lines.items():
+        if {r["problem"] for r in these} >= shared:
+            seconds = sum(float(r["seconds"]) / float(r["draws"]) for r in these) / len(these)
+            work, crps, of_method = mean(these, "nfe") + mean(these, "vjps"), mean(these, "crps"), points.setdefault(method, {})
+            if work not in of_method or crps < of_method[work][2]:
+                of_method[work] = seconds, work, crps
+    return points
 
 
 def _shared(rows: list[Row]) -> set[str]:
     """Problems of the peers, or all where there are none."""
-    by_method = groups([r for r in rows if r["method"].split()[0] in PEERS], "method", "setting")
+    by_method = groups([r for r in rows if _peer(r)], "method", "setting")
     sets = [{r["problem"] for r in these} for these in by_method.values()]
     return set.intersection(*sets) if sets else {r["problem"] for r in rows}
+
+
+def _together(rows: list[Row]) -> set[str]:
+    """Problems that all those have that are on the problem with the most settings of peers, and then of any."""
+    lines = {k: {r["problem"] for r in these} for k, these in groups(rows, "method", "setting").items()}
+    peers = Counter(p for k, problems in lines.items() if _peer({"method": k[0]}) for p in problems)
+    any_ = Counter(p for problems in lines.values() for p in problems)
+    best = min(any_, key=lambda p: (-peers[p], -any_[p], int(p)), default="")
+    return set.intersection(*(problems for problems in lines.values() if best in problems)) if lines else set()
+
+
+def _clock(rows: list[Row]) -> str:
+    """Where the default sampler and the most settings of peers ran; where most did, if it ran nowhere."""
+    ran = groups(rows, "device")
+    mine = {r["device"] for r in rows if r["method"] == DEFAULT}
+    count = {d: len({(r["method"], r["setting"]) for r in these if _peer(r)}) for (d,), these in ran.items()}
+    return max(mine or count, key=lambda d: (count[d], d), default=CPU)
+
+
+def _peer(row: Row) -> bool:
+    return row["method"].split()[0] in PEERS
 
 
 def _colour(method: str, i: int) -> str:

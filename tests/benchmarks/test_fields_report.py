@@ -103,6 +103,19 @@ class TestCompare:
         assert [sum(len(line.get_xdata()) for line in ax.lines) for ax in axes[:2]] == [2, 3]
         assert axes[0].get_xlabel() == "seconds a draw, A GPU"
 
+    def test_the_curve_against_time_is_of_the_device_and_the_problems_of_the_default(self):
+        """Most peers ran on a GPU, where the default did not."""
+        made = {"draws": "20", "seconds": "2"}
+        ours = [*lines(DEFAULT, "default", (30.0, 31.0, 32.0)), *lines(DEFAULT, "2 steps", (30.0, 31.0), 2)]
+        here = [*lines("azula MMPS", "default", (29.0, 31.0, 32.0)), *lines("azula TMPD", "default", (29.0, 30.0))]
+        there = [r | {"device": "A GPU"} for k in ("DPS", "PGDM", "TDS") for r in lines(f"azula {k}", "default", (30.0,))]
+        axes = accuracy([r | made for r in [*ours, *here, *there]], "1").axes
+        assert axes[0].get_xlabel() == "seconds a draw, one thread"
+        assert [ax.get_ylabel() for ax in axes] == ["CRPS (1), 2 problems", "CRPS (1), 1 problem"]
+        drawn = {line.get_label(): len(line.get_xdata()) for line in axes[0].lines}
+        assert drawn == {DEFAULT: 2, "azula MMPS": 1, "azula TMPD": 1}
+        assert len(axes[1].lines) == 6
+
     def test_of_settings_with_as_many_calls_the_best_is_on_the_curve(self):
         made = {"draws": "20", "seconds": "2", "vjps": "0"}
         settings = [("default", 64, "0.2"), (EQUAL, 10, "0.4"), ("equal calls, tuned", 10, "0.3")]
