@@ -4,7 +4,7 @@ Each is linear, a ``deepinv.physics.LinearPhysics`` with its adjoint, exactly wh
 not it is a ``Physics``, differentiated by autograd. Parts may be of this package or of deepinv.
 """
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -36,6 +36,26 @@ class _Combination(Physics):
             part.update_parameters(**kwargs)
 
 
+class _After(Physics):
+    """What is done with the data of a linear operator."""
+
+    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.f = f
+
+    def A(self, x: Tensor, **parameters: Any) -> Tensor:
+        """f(x)."""
+        return self.f(x)
+
+
+Halves = tuple[Physics, Physics]  # f and B of an operator f(B(x)), B linear
+
+
+def _halves(operator: Physics) -> Halves | None:
+    """Of one that is not linear, where it has them."""
+    return operator.linear_inside() if isinstance(operator, Compose | Stack | Offset) else None
+
+
 class Compose(_Combination):
     r"""One operator after another, :math:`y = A_1(A_2(\dots A_n(x)))`, the last one first, as it is written.
 
@@ -63,14 +83,15 @@ class Compose(_Combination):
             x = part.A(x, **parameters)
         return x
 
-    def linear_inside(self) -> tuple["Compose", "LinearCompose"] | None:
+    def linear_inside(self) -> "Halves | None":
         """The operator as one that is not linear after one that is; None where the first that sees x is not, or all are."""
         after = next((i + 1 for i in reversed(range(len(self.parts))) if not isinstance(self.parts[i], LinearPhysics)), 0)
-        if after in (0, len(self.parts)):
+        if not after:
             return None
-        outer, inner = (Compose(*parts) for parts in (self.parts[:after], self.parts[after:]))
-        assert isinstance(inner, LinearCompose)
-        return outer, inner
+        if after < len(self.parts):
+            return Compose(*self.parts[:after]), Compose(*self.parts[after:])
+        halves = _halves(self.parts[-1])
+        return None if halves is None else (Compose(*self.parts[:-1], halves[0]), halves[1])
 
 
 class LinearCompose(Compose, Linear):
@@ -143,6 +164,20 @@ class Stack(_Combination):
     def A(self, x: Tensor, **parameters: Any) -> Tensor:
         """(B, *shape) -> (B, m)."""
         return torch.cat([_flat(part.A(x, **parameters)) for part in self.parts], dim=1)
+
+    def linear_inside(self) -> Halves | None:
+        """See `Compose.linear_inside`: the stack of what each part has inside."""
+        found = [(_After(lambda v: v), p) if isinstance(p, LinearPhysics) else _halves(p) for p in self.parts]
+        halves = [h for h in found if h is not None]
+        if isinstance(self, LinearPhysics) or len(halves) < len(found):
+            return None
+        inner = Stack([b for _, b in halves], self.img_size)
+
+        def outer(seen: Tensor) -> Tensor:
+            pieces = zip(halves, inner.split(seen).values(), strict=True)
+            return torch.cat([_flat(f.A(v)) for (f, _), v in pieces], dim=1)
+
+        return _After(outer), inner
 
     def split(self, y: Tensor) -> dict[Hashable, Tensor]:
         """The data of each part, (B, *its shape), from one vector (B, m).
@@ -253,7 +288,17 @@ class Offset(_Combination):
 
     def A(self, x: Tensor, **parameters: Any) -> Tensor:
         """A(x) + b."""
-        y = self.parts[0].A(x, **parameters)
+        return self._moved(self.parts[0].A(x, **parameters))
+
+    def linear_inside(self) -> Halves | None:
+        """See `Compose.linear_inside`."""
+        part = self.parts[0]
+        if isinstance(part, LinearPhysics):
+            return _After(self._moved), part
+        halves = _halves(part)
+        return None if halves is None else (Compose(_After(self._moved), halves[0]), halves[1])
+
+    def _moved(self, y: Tensor) -> Tensor:
         return y + self.offset.to(y)
 
 

@@ -51,7 +51,7 @@ class ForwardModel:
 
     Attributes:
         linear: Whether the operator is.
-        inner: B of an operator A(x) = f(B(x)) linear but for f: an `operators.Compose` whose first parts are; else None.
+        inner: B of an operator A(x) = f(B(x)) linear but for f, where the operator has `linear_inside`; else None.
     """
 
     def __init__(self, physics: Physics, affine: Affine, complex_data: bool, dtype: torch.dtype) -> None:

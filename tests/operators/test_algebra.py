@@ -250,12 +250,19 @@ def test_errors_name_the_object(make, error, message):
         make()
 
 
-def test_compose_splits_where_it_stops_being_linear():
+def test_what_is_linear_inside_an_operator():
     wind = StationObservations(GRID, [58, 47], [-3, 2], channel=(0, 1), channels=2)
-    flip = Offset(wind, 1.0)
+    area = AreaAverage(GRID, 2, channels=2)
     x = torch.randn(3, 2, 4, 5, generator=generator()).double()
-    outer, inner = Compose(WindSpeed(), wind).linear_inside()
-    assert isinstance(inner, deepinv.physics.LinearPhysics) and not isinstance(outer, deepinv.physics.LinearPhysics)
-    torch.testing.assert_close(outer.A(inner.A(x)), Compose(WindSpeed(), wind).A(x))
-    assert Compose(WindSpeed(), flip).linear_inside() is None  # not linear from the start
-    assert Compose(wind).linear_inside() is None  # linear to the end
+    for whole, seen in {
+        Compose(WindSpeed(), wind): (2, 2),
+        Compose(WindSpeed(), Offset(wind, 1.0)): (2, 2),
+        Offset(Compose(WindSpeed(), wind), 1.0): (2, 2),
+        Stack([Compose(WindSpeed(), wind), area, Offset(wind, 2.0)]): (4 + area.A(x)[0].numel() + 4,),
+    }.items():
+        outer, inner = whole.linear_inside()
+        assert isinstance(inner, deepinv.physics.LinearPhysics) and not isinstance(outer, deepinv.physics.LinearPhysics)
+        assert inner.A(x).shape[1:] == seen
+        torch.testing.assert_close(outer.A(inner.A(x)), whole.A(x))
+    assert Compose(wind).linear_inside() is None and Stack([wind, area]).linear_inside() is None  # linear to the end
+    assert Compose(WindSpeed()).linear_inside() is None and Stack([wind, WindSpeed()], (2, 4, 5)).linear_inside() is None

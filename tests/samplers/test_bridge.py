@@ -348,12 +348,21 @@ class TestNonlinearOfFewNumbers:
             wanted = c @ a.T @ torch.linalg.solve(a @ c @ a.T + r, residual[i, 0])
             torch.testing.assert_close(found[i].flatten(), wanted, rtol=1e-9, atol=1e-11)
 
-    def test_draws_are_those_of_conjugate_gradients(self):
-        prior = self.prior()
-        made = [
-            posterior.sample(prior, self.like(op), posterior.GaussianBridge(4, tolerance=1e-9), draws=5).samples
-            for op in (self.operator(), Cut(self.operator()))
-        ]
+    @pytest.mark.parametrize("kind", ["compose", "offset", "stack"])
+    def test_draws_are_those_of_conjugate_gradients(self, kind, monkeypatch):
+        import posterior.guidance.solves as solves
+
+        prior, speeds = self.prior(), self.operator()
+        area = operators.AreaAverage(self.GRID, 2, channels=2)
+        operator = {
+            "compose": speeds,
+            "offset": operators.Compose(operators.WindSpeed(), operators.Offset(speeds.parts[1], 0.5)),
+            "stack": operators.Stack([speeds, area]),
+        }[kind]
+        y, sampler = operator.A(prior.reference.mean(self.SHAPE)[None]), posterior.GaussianBridge(4, tolerance=1e-9)
+        made = [posterior.sample(prior, posterior.GaussianLikelihood(Cut(operator), y, 0.3), sampler, draws=5).samples]
+        monkeypatch.setattr(solves, "_iterative", lambda *_: pytest.fail("conjugate gradients"))
+        made.append(posterior.sample(prior, posterior.GaussianLikelihood(operator, y, 0.3), sampler, draws=5).samples)
         torch.testing.assert_close(*made, rtol=1e-5, atol=1e-5)
 
     def test_draws_do_not_depend_on_the_batch(self):
