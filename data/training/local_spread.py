@@ -32,10 +32,9 @@ from posterior.recipes.mri.simulation import demo_image, smooth_phase
 # Which noise levels and by how much real k-space decided, of which other samples were withheld than the benchmark's
 # (its problem 1000), and simulated crops, whose CRPS was to stay as it was within half a percent.
 FINE, ACROSS = 0.1, 4.0
-# Frequencies (cycles per pixel), noise levels and factors of development problems: crops of the slice that matplotlib ships,
-# undersampled, blurred and coarsened, whose CRPS falls by a wider coarse band and by a narrower fine one, down to .8; and that
-# slice as a whole and real k-space, whose score rises with a narrower fine one. The last factor lies between what these two ask
-# for, and was set knowing that intervals of colin27 held too much.
+# Frequencies (cycles per pixel), noise levels and factors: of development problems, crops of the slice that matplotlib ships,
+# undersampled, blurred and coarsened, of which the CRPS falls by a wider coarse band, and 90 % intervals hold nearer to 90 % by a
+# narrower fine one. That one was first set knowing that intervals of colin27 held too much.
 COARSE, COARSE_FROM, COARSE_FACTOR = 0.12, 0.15, 1.3
 FINE_BAND, FINE_UNTIL, FINE_FACTOR = 0.17, 1.0, 0.95
 SIDE, CROPS = 48, 120

@@ -161,7 +161,7 @@ def _gram(name: str, rows: Tensor, problem: Problem, key: Hashable, cov: Covaria
 def _grams(rows: Tensor, problem: Problem, cov: ScaledCovariance, batch: int) -> Tensor:
     """M C M^T in double precision for each draw, (B, m, m)."""
     fields = rows.double().reshape(-1, *problem.event_shape)
-    half = torch.stack([cov.base.sqrt(cov.of(i).gather(fields)).flatten(1) for i in range(batch)])
+    half = torch.stack([cov.of(i).roots(fields)[1](fields).flatten(1) for i in range(batch)])
     return half @ half.mT
 
 
@@ -219,8 +219,7 @@ def _fourier_preconditioner(problem: Problem, cov: Covariance | ScaledCovariance
     square is taken, and no notice of the turning of components, which moves their frequencies little.
     """
     scaled = isinstance(cov, ScaledCovariance)
-    base = cov.base if scaled else cov
-    likelihood, basis = problem.likelihood, base.basis
+    likelihood, basis = problem.likelihood, (cov.bands[0] if scaled else cov).basis
     if not (likelihood.model.linear and isinstance(basis, FourierBasis) and basis.ndim == 2):
         return None
 
@@ -238,10 +237,8 @@ def _fourier_preconditioner(problem: Problem, cov: Covariance | ScaledCovariance
     key = "diagonal of the information"
     if key not in problem.memo:
         problem.memo[key] = diagonal()
-    power = basis.fold(base.eigenvalues.to(like) * problem.memo[key].to(like))
-    if scaled:
-        power = cov.scale.square().mean((-2, -1), keepdim=True) * power
-    weights = 1 / (1 + power)
+    eigenvalues = cov.mean_eigenvalues() if scaled else cov.eigenvalues
+    weights = 1 / (1 + basis.fold(eigenvalues.to(like) * problem.memo[key].to(like)))
     return lambda w: basis.synthesise(weights * basis.analyse(w), w.shape)
 
 

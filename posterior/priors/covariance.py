@@ -185,49 +185,70 @@ class Covariance:
 
 @dataclass(frozen=True)
 class ScaledCovariance:
-    """M C M^T with M = U S: S = diag(s), and U turns two components at each grid point into the two channels of a field.
+    """L L^T with L = U sum_b S_b C_b^(1/2): white noise, coloured by bands, each of which has its own size at each grid point.
 
-    With u the unit vector of ``frame`` at a grid point, components (a, b) become the channels a (u1, u2) + b (-u2, u1): as
-    complex numbers (a + i b) u. Without a frame U = I.
+    S_b = diag(s_b). U turns two components at each grid point into the two channels of a field: with u the unit vector of
+    ``frame`` there, components (a, b) become the channels a (u1, u2) + b (-u2, u1): as complex numbers (a + i b) u. Without a
+    frame U = I.
 
     Args:
-        base: C, of the components.
-        scale: s, positive, broadcasts to (B, *event).
+        bands: C_b, of the components, all in one basis.
+        scales: s_b of each, positive, broadcasts to (B, *event).
         typical: The same for a field that depends on no draw, batch 1: what a solver may look at when it decides for all draws.
         frame: (B, 2, H, W), or None.
+
+    References:
+        Priestley. Evolutionary spectra and non-stationary processes. 1965. J. R. Stat. Soc. B 27(2).
     """
 
-    base: Covariance
-    scale: Tensor
+    bands: tuple[Covariance, ...]
+    scales: tuple[Tensor, ...]
     typical: Covariance | ScaledCovariance
     frame: Tensor | None = None
 
-    def spread(self, components: Tensor) -> Tensor:
-        """``M`` of components."""
-        return turned(self.frame, self.scale * components, 1)
-
-    def gather(self, v: Tensor) -> Tensor:
-        """``M^T`` of fields."""
-        return self.scale * turned(self.frame, v, -1)
-
     def of(self, draw: int) -> ScaledCovariance:
         """The same for one draw of the batch, for any number of fields."""
-        scale, frame = (v if v is None or len(v) == 1 else v[draw : draw + 1] for v in (self.scale, self.frame))
-        assert scale is not None
-        return ScaledCovariance(self.base, scale, self.typical, frame)
+
+        def one(v: Tensor) -> Tensor:
+            return v if len(v) == 1 else v[draw : draw + 1]
+
+        frame = None if self.frame is None else one(self.frame)
+        return ScaledCovariance(self.bands, tuple(one(s) for s in self.scales), self.typical, frame)
 
     def apply(self, v: Tensor) -> Tensor:
-        """``M C M^T v``."""
-        return self.spread(self.base.apply(self.gather(v)))
+        """``L L^T v``."""
+        root, back = self.roots(v)
+        return root(back(v))
 
     def sqrt(self, v: Tensor) -> Tensor:
-        """``M C^(1/2) v``: turns white noise into a draw of N(0, M C M^T)."""
-        return self.spread(self.base.sqrt(v))
+        """``L v``: turns white noise into a draw of N(0, L L^T)."""
+        return self.roots(v)[0](v)
 
     def roots(self, like: Tensor) -> tuple[Apply, Apply]:
-        """See `Covariance.roots`: L = M C^(1/2)."""
-        root, _ = self.base.roots(like)
-        return (lambda v: self.spread(root(v))), (lambda v: root(self.gather(v)))
+        """See `Covariance.roots`."""
+        basis = self.bands[0].basis
+        weights = [basis.fold(c.eigenvalues).sqrt().to(like) for c in self.bands]
+        scales = [s.to(like) for s in self.scales]
+
+        def root(v: Tensor) -> Tensor:
+            seen = basis.analyse(v)
+            parts = [s * basis.synthesise(w * seen, v.shape) for s, w in zip(scales, weights, strict=True)]
+            return turned(self.frame, sum(parts[1:], parts[0]), 1)
+
+        def back(v: Tensor) -> Tensor:
+            v = turned(self.frame, v, -1)
+            parts = [w * basis.analyse(s * v) for s, w in zip(scales, weights, strict=True)]
+            return basis.synthesise(sum(parts[1:], parts[0]), v.shape)
+
+        return root, back
+
+    def mean_eigenvalues(self) -> Tensor:
+        """Of the basis, on average over the field, (B, ...): the bands together, as if they were large in the same places."""
+        parts = [
+            s.square().mean((-2, -1), keepdim=True).sqrt() * c.eigenvalues.to(s).sqrt()
+            for c, s in zip(self.bands, self.scales, strict=True)
+        ]
+        return sum(parts[1:], parts[0]).square()
 
 
 def turned(frame: Tensor | None, v: Tensor, sign: int) -> Tensor:

@@ -17,36 +17,45 @@ from posterior.priors.reference import MeasuredReference, RadialReference
 if TYPE_CHECKING:
     from posterior.priors.base import Prior
 
-WINDOW = 1.2  # standard deviation of the window of the features, grid points
+WINDOWS = (0.5, 2.0)  # standard deviations of the windows of the features, grid points
 PHASE_WINDOW = 2.0  # of that of the phase
 KNOTS = 8
 RIDGE = 1e-3
 DARK = 1e-12  # what a feature is at least: below it every field counts as empty
-MOST = 30_000  # grid points that a regression looks at
+MOST = 100_000  # grid points that a regression looks at
+# Of bands: where they meet, cycles per grid point, and how sharply.
+CROSSOVER, STEEPNESS = 0.2, 8
+ROUNDS = 4  # of draws, to find the spectrum that gives draws the power that errors have
 
 
 @dataclass(frozen=True)
 class LocalSpread:
-    """C_sigma(x) = U S C S U^T with S = diag(s), s and U functions of the denoised field around each grid point.
+    """C_sigma(x) = L L^T, L = U sum_b S_b H_b C^(1/2) with S_b = diag(s_b), s_b and U functions of the denoised field around
+    each grid point.
 
-    The features are taken of D = D(x, sigma): the logarithms of |grad D|^2 and of D^2, averaged over channels and over a
-    Gaussian window of 1.2 grid points. log s^2 is a sum of piecewise linear functions of them, one for each, constant beyond
-    their ends, and is interpolated between noise levels in log sigma. C has the error spectrum of S^-1 U^T (x0 - D).
+    H_b cuts frequencies into bands: a coarse one, h(f) = 1 / (1 + (f / 0.2)^8) with f in cycles per grid point, and a fine
+    one, 1 - h. A denoiser errs in coarse structure elsewhere than in fine structure. Where C is not diagonal in Fourier space
+    (EOFs) there is one band.
 
-    With one component U = I and s is that of all channels. With two, fields are complex images, real part first, and the error
-    is told apart into that along the phase of D and that across it, each with its own s and its own spectrum: (x0 - D)
+    The features that s_b depends on are taken of D = D(x, sigma): the logarithms of |grad D|^2, |lap D|^2 (five-point
+    Laplacian) and D^2, averaged over channels, each over a Gaussian window of 0.5 grid points and over one of 2. log s_b^2 is a
+    sum of piecewise linear functions of them, one for each, constant beyond their ends, and is interpolated between noise
+    levels in log sigma. C is such that fields of L times white noise have the power of U^T (x0 - D).
+
+    With one component U = I and s_b is that of all channels. With two, fields are complex images, real part first, and the
+    error is told apart into that along the phase of D and that across it, each with its own s_b and its own spectrum: (x0 - D)
     exp(-i phi), phi the phase of D averaged over a window of 2 grid points. Where images have a smooth phase a denoiser knows
-    it far better than it knows their magnitude. The gradient is then two features, along the phase and across it: the latter
-    says how fast the phase turns.
+    it far better than it knows their magnitude. The gradient is then two features, along the phase and across it, and so is the
+    Laplacian: those across say how fast the phase turns.
 
     Args:
-        references: For each component, C as `MeasuredReference.error_covariance`, from the error spectrum of S^-1 U^T (x0 - D).
-        edges: (M, components, F, 2): first and last knot of each of the F features, 2 or with two components 3, for the noise
-            levels of ``references``.
-        values: (M, components, F, K): log s^2 at K knots, equally spaced; those of the features are added.
+        references: For each component, C as `MeasuredReference.error_covariance`.
+        edges: (M, components, F, 2): first and last knot of each of the F features, 6 or with two components 10, for the
+            noise levels of ``references``.
+        values: (M, components, bands, F, K): log s_b^2 at K knots, equally spaced; those of the features are added.
         gain: What the Gaussian log-density of the errors of fields that were not fitted gains over one scale for the whole
-            field, for each grid point and with independent errors. The same fields decide at which noise levels and for
-            which component s is not 1, so it is a little too good, and 0 where s never helps.
+            field, for each grid point and with independent errors. The same fields decide at which noise levels, for which
+            component and in which band s is not 1, so it is a little too good, and 0 where s never helps.
     """
 
     references: tuple[MeasuredReference, ...]
@@ -56,14 +65,16 @@ class LocalSpread:
 
     def __post_init__(self) -> None:
         counts = {0 if r.sigmas is None else len(r.sigmas) for r in self.references}
-        leading = (max(counts, default=0), len(self.references), len(self.references) + 1)
-        shapes = self.edges.shape == (*leading, 2) and self.values.shape[:3] == leading and self.values.ndim == 4
-        right = len(counts) == 1 and 0 not in counts and leading[1] in (1, 2)
-        if not (right and shapes and self.values.shape[3] > 1 and bool((self.edges.diff() > 0).all())):
+        levels, parts = max(counts, default=0), len(self.references)
+        count = len(WINDOWS) * (2 * parts + 1)
+        bands = number_of_bands(self.references[0]) if parts else 0
+        shapes = self.edges.shape == (levels, parts, count, 2) and self.values.shape[:-1] == (levels, parts, bands, count)
+        right = len(counts) == 1 and 0 not in counts and parts in (1, 2)
+        if not (right and shapes and self.values.shape[-1] > 1 and bool((self.edges.diff() > 0).all())):
             raise ValueError(
-                f"LocalSpread: edges {tuple(self.edges.shape)} and values {tuple(self.values.shape)} for {leading[0]} noise "
-                f"levels and {leading[1]} components; wanted rising (levels, components, features, 2) and (levels, components, "
-                "features, knots), components 1 or 2 and features one more"
+                f"LocalSpread: edges {tuple(self.edges.shape)} and values {tuple(self.values.shape)} for {levels} noise "
+                f"levels and {parts} components; wanted rising (levels, components, {count}, 2) and (levels, components, "
+                f"{bands}, {count}, knots), components 1 or 2"
             )
 
     def check_event(self, event_shape: tuple[int | None, ...], owner: str) -> None:
@@ -76,8 +87,11 @@ class LocalSpread:
                 + f"; got events {tuple(event_shape)} and {type(self.references[0]).__name__}"
             )
 
-    def scale(self, denoised: Tensor, sigma: float) -> Tensor:
-        """s for D(x, sigma): (B, components, 1 for each further axis, H, W) of fields (B, *event); (B, H, W) of (B, H, W)."""
+    def scales(self, denoised: Tensor, sigma: float) -> tuple[Tensor, ...]:
+        """s_b of each band, the coarse one first, for D(x, sigma).
+
+        Each is (B, components, 1 for each further axis, H, W) for fields (B, *event); (B, H, W) for (B, H, W).
+        """
         sigmas = self.references[0].sigmas
         assert sigmas is not None
         known = sigmas.log().cpu().numpy()
@@ -85,14 +99,18 @@ class LocalSpread:
         below, share = int(at), at - int(at)
         seen = features(denoised, self.frame(denoised))
 
-        def log(level: int) -> Tensor:
-            return torch.stack([_response(seen, e, v) for e, v in zip(self.edges[level], self.values[level], strict=True)], 1)
+        def log(level: int, band: int) -> Tensor:
+            tables = zip(self.edges[level], self.values[level, :, band], strict=True)
+            return torch.stack([_response(seen, e, v) for e, v in tables], 1)
 
-        found = log(below)
-        if share > 0:
-            found = torch.lerp(found, log(below + 1), share)
-        leading = found.shape[: min(2, denoised.ndim - 2)]
-        return (found / 2).exp().reshape(*leading, *[1] * (denoised.ndim - 4), *denoised.shape[-2:])
+        def scale(band: int) -> Tensor:
+            found = log(below, band)
+            if share > 0:
+                found = torch.lerp(found, log(below + 1, band), share)
+            leading = found.shape[: min(2, denoised.ndim - 2)]
+            return (found / 2).exp().reshape(*leading, *[1] * (denoised.ndim - 4), *denoised.shape[-2:])
+
+        return tuple(scale(band) for band in range(self.values.shape[2]))
 
     def covariance(self, denoised: Tensor, sigma: float, typical: Tensor) -> ScaledCovariance:
         """The covariance of x0 given x, for each field of a batch.
@@ -102,18 +120,35 @@ class LocalSpread:
             sigma: The noise level.
             typical: A field (1, *event) that depends on no draw and looks like one; see `ScaledCovariance`.
         """
-        self.check_event(tuple(denoised.shape[1:]), "LocalSpread")
-        parts = [r.error_covariance(tuple(denoised.shape[1:]), sigma) for r in self.references]
+        event_shape = tuple(denoised.shape[1:])
+        self.check_event(event_shape, "LocalSpread")
+        parts = [r.error_covariance(event_shape, sigma) for r in self.references]
         base = parts[0] if len(parts) == 1 else Covariance(parts[0].basis, torch.stack([p.eigenvalues for p in parts]))
+        amplitudes = band_amplitudes(self.references[0], event_shape)
+        bands = tuple(base if h is None else base.scaled(h.to(base.eigenvalues).square()) for h in amplitudes)
 
         def around(d: Tensor, stands: ScaledCovariance | Covariance) -> ScaledCovariance:
-            return ScaledCovariance(base, self.scale(d, sigma), stands, self.frame(d))
+            return ScaledCovariance(bands, self.scales(d, sigma), stands, self.frame(d))
 
         return around(denoised, around(typical.to(denoised), base))
 
     def frame(self, denoised: Tensor) -> Tensor | None:
         """cos and sin of the phase (B, 2, H, W) that tells two components apart; None with one."""
         return frame(denoised) if len(self.references) == 2 else None
+
+
+def number_of_bands(reference: MeasuredReference) -> int:
+    """Of which each has its own scale."""
+    return 2 if isinstance(reference, RadialReference) else 1
+
+
+def band_amplitudes(reference: MeasuredReference, event_shape: tuple[int, ...]) -> list[Tensor | None]:
+    """H_b on the frequency grid (H, W), the coarse band first; [None] for one band of everything."""
+    if number_of_bands(reference) == 1:
+        return [None]
+    f = torch.hypot(*torch.meshgrid(*(torch.fft.fftfreq(n, dtype=torch.float64) for n in event_shape[-2:]), indexing="ij"))
+    coarse = 1 / (1 + (f / CROSSOVER) ** STEEPNESS)
+    return [coarse, 1 - coarse]
 
 
 def frame(denoised: Tensor) -> Tensor:
@@ -124,20 +159,21 @@ def frame(denoised: Tensor) -> Tensor:
 
 
 def features(fields: Tensor, phase: Tensor | None = None) -> Tensor:
-    """log of |grad D|^2 and of D^2 around each grid point of fields (B, *event), (B, 2, H, W).
+    """log of |grad D|^2, |lap D|^2 and D^2 around each grid point of fields (B, *event), (B, F, H, W); see `LocalSpread`.
 
-    With a phase as `frame` gives it, of |grad D|^2 along the phase, across it, and of D^2, (B, 3, H, W).
+    F is 6, window after window; with a phase as `frame` gives it 10, gradient and Laplacian along the phase and across it.
     """
     d = fields.reshape(len(fields), -1, *fields.shape[-2:])
     padded = torch.nn.functional.pad(d, (1, 1, 1, 1), mode="replicate")
-    across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
-    down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
+    left, right, up, down = padded[..., 1:-1, :-2], padded[..., 1:-1, 2:], padded[..., :-2, 1:-1], padded[..., 2:, 1:-1]
+    across, along, curved = (
+        (turned(phase, v, -1)).square() for v in ((right - left) / 2, (down - up) / 2, left + right + up + down - 4 * d)
+    )
+    energy = [across + along, curved, d.square().mean(1, keepdim=True)]
     if phase is None:
-        energy = torch.stack([across.square() + down.square(), d.square()], 1).mean(2)
-    else:
-        slope = turned(phase, across, -1).square() + turned(phase, down, -1).square()
-        energy = torch.cat([slope, d.square().mean(1, keepdim=True)], 1)
-    return _smooth(energy, WINDOW).clamp_min(DARK).log()
+        energy[:2] = [v.mean(1, keepdim=True) for v in energy[:2]]
+    seen = torch.cat(energy, 1)
+    return torch.cat([_smooth(seen, width) for width in WINDOWS], 1).clamp_min(DARK).log()
 
 
 def _smooth(fields: Tensor, width: float) -> Tensor:
@@ -171,12 +207,13 @@ def fit_local_spread(
 ) -> LocalSpread:
     """Fit where a prior's denoiser errs to its errors on fields that it was not trained on.
 
-    At each noise level the squared error |x0 - D|^2, averaged over the channels of a component, is taken to be s^2 times one of
-    a law of mean 1, and log s^2 is regressed on the features of `LocalSpread` by the quasi-likelihood of variances, sum log s^2
-    + e^2 / s^2, which is least on average at the true s^2 whatever that law is. s is then normalised to a mean square of 1 over
-    the fields, and the spectrum of the error over s is measured. The first half of the fields is fitted; the other tells
-    whether it helps (`LocalSpread.gain`): at a level and for a component where it does not, s = 1. Keep the result with
-    ``prior.local_spread = ...``; `save_prior` writes it, `GaussianBridge` uses it.
+    At each noise level and for each component the squared error |x0 - D|^2, averaged over channels, is taken to be s^2 times
+    one of a law of mean 1, and log s^2 is regressed on the features of `LocalSpread` by the quasi-likelihood of variances, sum
+    log s^2 + e^2 / s^2, which is least on average at the true s^2 whatever that law is. What is left, H_b^2 S^-1 (x0 - D), is
+    fitted in the same way for each band. s_b is normalised to a mean square of 1 over the fields, and C is found by turns of
+    drawing and correcting: C times the power of errors over that of draws. The first half of the fields is fitted; the other
+    tells where it helps (`LocalSpread.gain`): where it does not, s = 1. Keep the result with ``prior.local_spread = ...``;
+    `save_prior` writes it and `GaussianBridge` uses it.
 
     Args:
         prior: A prior whose reference is a `RadialReference` or an `EOFReference`.
@@ -248,26 +285,92 @@ def _existing(prior: Prior, fields: Tensor) -> Tensor:
 
 def _fit(reference: MeasuredReference, seen: Tensor, error: Tensor, sigma: float, exists: Tensor, g: torch.Generator) -> _Fit:
     half = len(error) // 2
-    squared = error.reshape(len(error), -1, *error.shape[-2:]).square().mean(1).clamp_min(1e-30)
+    spread = (len(error), *[1] * (error.ndim - 3), *error.shape[-2:])
     # Where nothing exists nothing errs, whatever the field is: (N, F, 1, points) and (N, 1, points) of the others.
-    known, target = seen[..., None, exists], squared[..., None, exists]
-    edges, values = _regress(known[:half], target[:half], g)
-    level, told = target[:half].mean().log(), _response(known, edges, values)
-    gain = float(0.5 * (level + target[half:] / level.exp() - told[half:] - target[half:] * (-told[half:]).exp()).mean())
-    if gain <= 0:
-        gain, values, told = 0.0, torch.zeros_like(values), torch.zeros_like(told)
-    size, log = told.exp().mean().log(), _response(seen, edges, values)
-    white = error * ((size - log) / 2).exp().reshape(len(error), *[1] * (error.ndim - 3), *error.shape[-2:])
-    return _Fit(edges, values - size / len(edges), reference.error_power(white, sigma), gain)
+    known = seen[..., None, exists]
+    pick = torch.randperm(half * int(exists.sum()), generator=g)[:MOST]
+    edges = _edges(known[:half], pick)
+    amplitudes = band_amplitudes(reference, tuple(error.shape[1:]))
+
+    def fitted(part: Tensor) -> Tensor:
+        """log s^2 at the knots for errors (N, ...), normalised; 0 where it does not help the fields that are not fitted."""
+        target = _squared(part)[..., None, exists]
+        found = _regress(known[:half], target[:half], edges, pick)
+        level, told = target[:half].mean().log(), _response(known[half:], edges, found)
+        if float((level + target[half:] / level.exp() - told - target[half:] * (-told).exp()).mean()) <= 0:
+            return torch.zeros_like(found)
+        return found - _response(known, edges, found).exp().mean().log() / len(edges)
+
+    def scale(table: Tensor) -> Tensor:
+        return (_response(seen, edges, table) / 2).exp().reshape(spread)
+
+    everything = fitted(error)
+    # Bands are those of errors of one size: large errors near small ones would leak into the bands of these.
+    white = error / scale(everything)
+    values = [
+        everything if h is None else everything + fitted(torch.fft.ifft2(h.square() * torch.fft.fft2(white)).real)
+        for h in amplitudes
+    ]
+    values = [v - _response(known, edges, v).exp().mean().log() / len(edges) for v in values]
+    scales = [scale(v) for v in values]
+
+    errors, base = _spectrum(reference, error, sigma, amplitudes, tuple(scales), g)
+    return _Fit(edges, torch.stack(values), errors, _gain(base, amplitudes, scales, _squared(error), exists))
 
 
-def _regress(seen: Tensor, squared: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Knots (F, 2) and log s^2 at them (F, K), by damped Newton steps on a convex sum."""
-    features_, target = seen.transpose(0, 1).flatten(1), squared.flatten()
-    pick = torch.randperm(len(target), generator=g)[:MOST]
-    features_, target = features_[:, pick], target[pick]
-    edges = torch.quantile(features_, torch.tensor([0.01, 0.99], dtype=seen.dtype), dim=1).T.contiguous()
+def _spectrum(
+    reference: MeasuredReference,
+    error: Tensor,
+    sigma: float,
+    amplitudes: list[Tensor | None],
+    scales: tuple[Tensor, ...],
+    g: torch.Generator,
+) -> tuple[Tensor, Covariance]:
+    """The row of the table of errors with which draws have the power of errors, and C as the last draws had it."""
+    wanted = reference.error_power(error, sigma).clamp_min(1e-30)
+    errors, level = wanted, torch.tensor([sigma], dtype=torch.float64)
+    for _ in range(ROUNDS):
+        base = reference.with_errors(level, errors[None]).error_covariance(tuple(error.shape[1:]), sigma)
+        bands = tuple(base if h is None else base.scaled(h.square()) for h in amplitudes)
+        white = torch.randn(error.shape, generator=g, dtype=error.dtype)
+        drawn = reference.error_power(ScaledCovariance(bands, scales, base).sqrt(white), sigma)
+        errors = errors * wanted / drawn.clamp_min(1e-30)
+    return errors, base
+
+
+def _squared(error: Tensor) -> Tensor:
+    """Averaged over channels, (N, H, W)."""
+    return error.reshape(len(error), -1, *error.shape[-2:]).square().mean(1).clamp_min(1e-30)
+
+
+def _gain(base: Covariance, amplitudes: list[Tensor | None], scales: list[Tensor], squared: Tensor, exists: Tensor) -> float:
+    """See `LocalSpread.gain`; of the half of the fields that was not fitted."""
+
+    def share(*bands: Tensor | None) -> float:
+        return base.scaled(math.prod((h for h in bands if h is not None), start=torch.ones(()))).mean_variance
+
+    sizes = [s.reshape(squared.shape)[..., exists] for s in scales]
+    shares = {(i, j): share(amplitudes[i], amplitudes[j]) for i in range(len(sizes)) for j in range(len(sizes))}
+    # The local variance is that of the bands together, each of which has a share in the field's.
+    parts = [w * sizes[i] * sizes[j] for (i, j), w in shares.items()]
+    half = len(squared) // 2
+    local, target = (sum(parts[1:], parts[0]) / sum(shares.values()))[half:], squared[..., exists]
+    level, target = target[:half].mean(), target[half:]
+    gain = 0.5 * (target / level - local.log() - target / (level * local)).mean()
+    return max(0.0, float(gain))
+
+
+def _edges(seen: Tensor, pick: Tensor) -> Tensor:
+    """First and last knot of each feature, (F, 2), of features (N, F, 1, points) at some of the points."""
+    picked = seen.transpose(0, 1).flatten(1)[:, pick]
+    edges = torch.quantile(picked, torch.tensor([0.01, 0.99], dtype=seen.dtype), dim=1).T.contiguous()
     edges[:, 1] = torch.maximum(edges[:, 1], edges[:, 0] + 1e-6)
+    return edges
+
+
+def _regress(seen: Tensor, squared: Tensor, edges: Tensor, pick: Tensor) -> Tensor:
+    """log s^2 at the knots, (F, K), by damped Newton steps on a convex sum over some of the points."""
+    features_, target = seen.transpose(0, 1).flatten(1)[:, pick], squared.flatten()[pick]
     below, share = (v[0, :, 0] for v in _hats(features_[None, :, None], edges, KNOTS))
     hats = torch.zeros(len(target), len(edges), KNOTS, dtype=seen.dtype)
     hats.scatter_(2, below.T[..., None], 1 - share.T[..., None]).scatter_add_(2, below.T[..., None] + 1, share.T[..., None])
@@ -288,4 +391,6 @@ def _regress(seen: Tensor, squared: Tensor, g: torch.Generator) -> tuple[Tensor,
         while length > 1e-3 and loss(b - length * step) > loss(b):
             length /= 2
         b = b - length * step
-    return edges, b.reshape(len(edges), KNOTS) + level / len(edges)
+        if float((length * step).abs().max()) < 1e-5:
+            break
+    return b.reshape(len(edges), KNOTS) + level / len(edges)
