@@ -336,7 +336,7 @@ class TestNonlinearOfFewNumbers:
         cov = prior.reference.covariance(self.SHAPE)
         if scaled:
             base = Covariance(FourierBasis(2), torch.full((5, 4), 2.0).double())
-            cov = ScaledCovariance(base, scale, base)
+            cov = ScaledCovariance((base,), (scale,), base)
         variance = like.variance * torch.tensor([[[1.0, 2.0, 0.5]]]).double().expand(3, 1, 3) if drawn else None
         residual = torch.randn(3, 1, 3, generator=g).double()
         found = explain(Problem(prior, like, self.SHAPE), "key", like.model.linearise(z), cov, residual, 5, 1e-3, variance)
