@@ -33,8 +33,8 @@ from posterior.recipes.mri.simulation import demo_image, smooth_phase
 # (its problem 1000), and simulated crops, whose CRPS was to stay as it was within half a percent.
 FINE, ACROSS = 0.1, 4.0
 # Frequencies (cycles per pixel), noise levels and factors: of development problems, crops of the slice that matplotlib ships,
-# undersampled, blurred and coarsened, of which the CRPS falls by a wider coarse band, and 90 % intervals hold nearer to 90 % by a
-# narrower fine one. That one was first set knowing that intervals of colin27 held too much.
+# undersampled, blurred and coarsened, of which the CRPS falls by a wider coarse band, and 90 % intervals hold nearer to 90 %
+# by a narrower fine one. That one was first set knowing that intervals of colin27 held too much.
 COARSE, COARSE_FROM, COARSE_FACTOR = 0.12, 0.15, 1.3
 FINE_BAND, FINE_UNTIL, FINE_FACTOR = 0.17, 1.0, 0.95
 SIDE, CROPS = 48, 120
