@@ -26,15 +26,17 @@ if TYPE_CHECKING:
 
 COLUMNS = 6
 TITLE = 30  # characters of a line above a panel
+COMMON = 0.8  # share of the settings of peers that make a problem one of the curve against work
 MARKERS = "osD^v<>PX*"
 
 
 def accuracy(rows: list[Row], units: str) -> Figure | None:
     """CRPS of each method against seconds and against network work a draw.
 
-    Against work on the problems that all peers share. Against seconds only what ran on one device, one where the default
-    sampler ran, and on the problems that most peers have there. A method that failed on a problem has no point: on those that
-    are left it would look better than it is. Of settings with as much network work, the best.
+    Against work on the problems that nearly all peers share, without those that ran on fewer. Against seconds only what ran on
+    one device, one where the default sampler ran, and on the problems that most peers have there. A method that failed on a
+    problem has no point: on those that are left it would look better than it is. Of settings with as much network work, the
+    best.
     """
     failed = {(r["method"], r["setting"]) for r in rows if r["status"] == "failed"}
     fine = [r for r in rows if r["status"] == "ok" and r["crps"] and not r["point"] and float(r["nfe"])]
@@ -82,10 +84,11 @@ def _points(rows: list[Row], shared: set[str]) -> dict[str, dict[float, tuple[fl
 
 
 def _shared(rows: list[Row]) -> set[str]:
-    """Problems of the peers, or all where there are none."""
+    """Problems that four of five settings of peers have, or as many as any problem has; all where there are no peers."""
     by_method = groups([r for r in rows if _peer(r)], "method", "setting")
-    sets = [{r["problem"] for r in these} for these in by_method.values()]
-    return set.intersection(*sets) if sets else {r["problem"] for r in rows}
+    count = Counter(p for these in by_method.values() for p in {r["problem"] for r in these})
+    wanted = min(COMMON * len(by_method), max(count.values(), default=0))
+    return {p for p, n in count.items() if n >= wanted} if count else {r["problem"] for r in rows}
 
 
 def _together(rows: list[Row]) -> set[str]:

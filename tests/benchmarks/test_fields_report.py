@@ -116,6 +116,16 @@ class TestCompare:
         assert drawn == {DEFAULT: 2, "azula MMPS": 1, "azula TMPD": 1}
         assert len(axes[1].lines) == 6
 
+    def test_a_peer_that_ran_once_leaves_the_others_their_problems(self):
+        made = {"draws": "20", "seconds": "2"}
+        rows = lines(DEFAULT, "default", (30.0, 31.0, 32.0))
+        rows += [r for k in ("DPS", "MMPS", "PGDM", "DiffPIR") for r in lines(f"azula {k}", "default", (30.0, 31.0, 32.0))]
+        rows += lines("deepinv ULA", "default", (29.0,))
+        axes = accuracy([r | made for r in rows], "1").axes[1]
+        assert axes.get_ylabel() == "CRPS (1), 3 problems"
+        drawn = {line.get_label() for line in axes.lines}
+        assert drawn == {DEFAULT, "azula DPS", "azula MMPS", "azula PGDM", "azula DiffPIR"}
+
     def test_of_settings_with_as_many_calls_the_best_is_on_the_curve(self):
         made = {"draws": "20", "seconds": "2", "vjps": "0"}
         settings = [("default", 64, "0.2"), (EQUAL, 10, "0.4"), ("equal calls, tuned", 10, "0.3")]
