@@ -84,11 +84,16 @@ def _points(rows: list[Row], shared: set[str]) -> dict[str, dict[float, tuple[fl
 
 
 def _shared(rows: list[Row]) -> set[str]:
-    """Problems that four of five settings of peers have, or as many as any problem has; all where there are no peers."""
+    """Problems that four of five settings of peers have, or as many as any problem has; all where there are no peers.
+
+    Of these, those that all settings of the default sampler have, where there are some.
+    """
     by_method = groups([r for r in rows if _peer(r)], "method", "setting")
     count = Counter(p for these in by_method.values() for p in {r["problem"] for r in these})
     wanted = min(COMMON * len(by_method), max(count.values(), default=0))
-    return {p for p, n in count.items() if n >= wanted} if count else {r["problem"] for r in rows}
+    found = {p for p, n in count.items() if n >= wanted} if count else {r["problem"] for r in rows}
+    mine = groups([r for r in rows if r["method"] == DEFAULT], "setting").values()
+    return found.intersection(*({r["problem"] for r in these} for these in mine)) or found
 
 
 def _together(rows: list[Row]) -> set[str]:
