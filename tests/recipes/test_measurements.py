@@ -12,7 +12,7 @@ from posterior.priors.base import Affine
 from posterior.priors.network import NetworkPrior
 from posterior.priors.parameterisations import GaussianResidual
 from posterior.priors.training import TrainingSettings
-from posterior.recipes.measurements import fit_gaussian, learn_prior
+from posterior.recipes.measurements import fit_gaussian, fit_kernel, learn_prior
 
 N, SHAPE = 12, (1, 8, 8)
 
@@ -117,6 +117,61 @@ class TestGaussian:
         student = posterior.StudentTLikelihood(Inpainting(torch.ones(N)), torch.zeros(1, N), 1.0)
         with pytest.raises(ValueError, match="got a StudentTLikelihood of Inpainting; wanted a GaussianLikelihood"):
             fit_gaussian([student], (N,))
+
+
+class TestKernel:
+    """Fields whose covariance is of the family, on points that lie unevenly in the plane."""
+
+    at = 4 * torch.rand(30, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    lengths = torch.tensor([2.0, 0.7], dtype=torch.float64)
+
+    def truth(self, amplitude=1.0):
+        shape = torch.exp(-0.5 * ((self.at[:, None] - self.at) / self.lengths).square().sum(-1))
+        return amplitude * shape * torch.as_tensor(amplitude).reshape(-1, 1) + 0.05 * torch.eye(30)
+
+    def data(self, days, amplitude=1.0, seed=0):
+        x = normal(days, 30, seed=seed) @ torch.linalg.cholesky(self.truth(amplitude)).T
+        return measured(x, 0.3, 0.1, seed=seed)
+
+    def test_a_known_covariance_function_is_found_again(self):
+        fit = fit_kernel(self.data(400), (30,), self.at, parts=1, most=400)
+        torch.testing.assert_close(fit.lengths[0], self.lengths, rtol=0.1, atol=0)
+        torch.testing.assert_close(fit.weights, torch.ones(1).double(), rtol=0.15, atol=0)
+        assert fit.nugget == pytest.approx(0.05, rel=0.15)
+        norm = torch.linalg.matrix_norm
+        assert norm(fit.covariance - self.truth()) < 0.1 * norm(self.truth())
+
+    def test_points_that_vary_more_than_others(self):
+        amplitude = 0.5 + self.at[:, 0]
+        like = self.data(300, amplitude)
+        told, not_told = (fit_kernel(like, (30,), self.at, amplitude=a, parts=1, most=300) for a in (amplitude, 1.0))
+        assert told.evidence > not_told.evidence + 1
+        torch.testing.assert_close(told.lengths[0], self.lengths, rtol=0.1, atol=0)
+
+    def test_its_evidence_is_that_of_fit_gaussian(self):
+        like = self.data(40)
+        fit = fit_kernel(like, (30,), self.at, [Affine(2.0, 0.3)] * 40, parts=2, most=40, iterations=5)
+        again = fit_gaussian(like, (30,), [Affine(2.0, 0.3)] * 40, laps=0, start=fit.covariance)
+        assert again.evidence[0] == pytest.approx(fit.evidence, rel=1e-9)
+        assert again.log_evidence(like, [Affine(2.0, 0.3)] * 40) == pytest.approx(fit.evidence, rel=1e-9)
+
+    def test_few_data_of_many_points_are_better_fitted_from_it(self):
+        """By data that neither saw, EM from white overfits; from the kernel, with a weight on it, it does not."""
+        few, others = self.data(60), self.data(100, seed=500)
+        start = fit_kernel(few, (30,), self.at, parts=2).covariance
+        plain = fit_gaussian(few, (30,), laps=20)
+        leaning = fit_gaussian(few, (30,), laps=20, start=start, weight=100)
+        truth = fit_gaussian(others, (30,), laps=0, start=self.truth()).evidence[0]
+        assert leaning.log_evidence(others) > plain.log_evidence(others) + 1
+        assert abs(leaning.log_evidence(others) - truth) < 0.5
+
+    def test_what_is_refused(self):
+        with pytest.raises(ValueError, match=r"positions \(29, 2\), 3 parts; wanted data, and a position and an amplitude"):
+            fit_kernel(self.data(3), (30,), self.at[1:])
+        with pytest.raises(ValueError, match="got 0 data"):
+            fit_kernel([], (30,), self.at)
+        with pytest.raises(ValueError, match="an amplitude for each of 30 points"):
+            fit_kernel(self.data(3), (30,), self.at, amplitude=torch.ones(7))
 
 
 @pytest.fixture(scope="module")

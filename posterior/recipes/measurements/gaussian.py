@@ -35,6 +35,12 @@ class GaussianFit:
     covariance: Tensor
     evidence: list[float] = field(default_factory=list)
 
+    def log_evidence(self, likelihoods: Sequence[Likelihood], affines: Sequence[Affine] | None = None) -> float:
+        """Mean log-density of a datum's measurements, of data that were not fitted, say, to choose a weight by."""
+        shape = tuple(self.mean.shape)
+        data = [Measured.of(like, shape, Affine() if affines is None else affines[i]) for i, like in enumerate(likelihoods)]
+        return _expect(data, _Gaussian(self.mean.flatten().numpy(), self.covariance.numpy()))[2] / len(data)
+
     @property
     def reference(self) -> GaussianReference:
         """The fit as a reference Gaussian."""
@@ -78,7 +84,7 @@ def fit_gaussian(
         start: Covariance (n, n) that it begins with, standardised, or the variance of a white one. The less is seen of a
             field the more laps a poor start takes.
         weight: How many fields the start counts for: C is the mode under an inverse Wishart law around it, which few data
-            need; 0 for maximum likelihood.
+            need (`fit_kernel` gives a start that deserves it); 0 for maximum likelihood.
         accelerate: Whether to extrapolate.
         progress: Called with the number of laps done and the mean evidence.
 
@@ -96,7 +102,7 @@ def fit_gaussian(
     n = math.prod(event_shape)
     if not likelihoods or n > MOST_UNKNOWNS:
         raise ValueError(f"fit_gaussian: {len(likelihoods)} data of {n} unknowns; wanted data, and {MOST_UNKNOWNS} at most")
-    data = [_Measured.of(like, event_shape, Affine() if affines is None else affines[i]) for i, like in enumerate(likelihoods)]
+    data = [Measured.of(like, event_shape, Affine() if affines is None else affines[i]) for i, like in enumerate(likelihoods)]
     first = start.double().numpy().copy() if isinstance(start, Tensor) else start * np.eye(n)
     best, objective = _Gaussian(np.zeros(n), first), -math.inf
     proposed, cycle, evidence = best, [best], []
@@ -177,7 +183,7 @@ def _extrapolate(zero: _Gaussian, one: _Gaussian, two: _Gaussian) -> _Gaussian:
 
 
 @dataclass(frozen=True, eq=False)
-class _Measured:
+class Measured:
     """What one instrument saw of a standardised field: sparse A (m, n), y - A 0 and R, (m,)."""
 
     matrix: Any
@@ -185,7 +191,7 @@ class _Measured:
     variance: np.ndarray
 
     @staticmethod
-    def of(likelihood: Likelihood, event_shape: tuple[int, ...], affine: Affine) -> _Measured:
+    def of(likelihood: Likelihood, event_shape: tuple[int, ...], affine: Affine) -> Measured:
         from scipy.sparse import csr_matrix
 
         standard = likelihood.in_standard(affine, event_shape)
@@ -199,14 +205,14 @@ class _Measured:
             rows = [standard.model.apply(part.reshape(-1, *event_shape)).flatten(1)[:, seen] for part in _basis(n, zero)]
             offset = (standard.y - standard.model.predict(zero)).flatten()[seen]
         matrix = csr_matrix(torch.cat(rows).T.numpy())
-        return _Measured(matrix, offset.numpy(), standard.variance.flatten()[seen].numpy())
+        return Measured(matrix, offset.numpy(), standard.variance.flatten()[seen].numpy())
 
 
 def _basis(n: int, like: Tensor) -> Sequence[Tensor]:
     return torch.eye(n, dtype=like.dtype).split(512)
 
 
-def _expect(data: Sequence[_Measured], law: _Gaussian) -> tuple[np.ndarray, np.ndarray, float]:
+def _expect(data: Sequence[Measured], law: _Gaussian) -> tuple[np.ndarray, np.ndarray, float]:
     """Posterior means (N, n), the mean posterior covariance (n, n), and the summed log-evidence."""
     from scipy.linalg import cholesky, solve_triangular
 
