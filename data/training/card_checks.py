@@ -20,20 +20,17 @@ def main() -> None:
     parser.add_argument("--command", required=True, help="how the check was run")
     args = parser.parse_args()
     found = json.loads(args.check.read_text())
-    sentences = [f"{v['check']}: {v['grade'].upper()}. {v['sentence']}" for v in found["verdicts"]]
-    known = found["training_statistics"]
-    if known is not None:
-        sentences.append(
-            f"the training fields themselves, asked the same: mean off by {known['bias']:.3g} standard deviations; standard "
-            f"deviation pooled {known['pooled_std'][0]:.3f} times that of held-out fields, pointwise off by "
-            f"{100 * known['std_deviation']:.1f} % beyond chance; "
-            f"correlations differ by at most {known['correlation_error']:.3g}"
-        )
+    sentences = [_sentence(v) for v in found["verdicts"]]
+    sentences += [f"training fields, asked the same: {_sentence(v)}" for v in found["training_verdicts"]]
     path = args.prior / "posterior.json"
     config = json.loads(path.read_text())
     config["card"]["checks"] = [f"`{args.command}`", *sentences]
     path.write_text(json.dumps(config, indent=2) + "\n")
     (args.prior / "README.md").write_text(page(args.prior.name, config["card"]))
+
+
+def _sentence(verdict: dict[str, str]) -> str:
+    return f"{verdict['check']}: {verdict['grade'].upper()}. {verdict['sentence']}"
 
 
 if __name__ == "__main__":

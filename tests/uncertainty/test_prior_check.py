@@ -81,7 +81,9 @@ class TestExactPrior:
 
     def test_training_fields_are_the_yardstick(self, exact):
         assert exact.training_statistics is not None
-        assert "Training fields are off" in exact.training_statistics.verdicts[0].sentence
+        first = exact.training_statistics.verdicts[0]
+        assert "Training fields are off" in first.sentence
+        assert exact.to_dict()["training_verdicts"][0] == {"check": "mean", "grade": str(first.grade), "sentence": first.sentence}
 
     def test_fewer_fields_may_be_denoised(self, exact):
         check = check_prior(law(), HELD, TRAINING, draws=4, denoising_fields=8, jacobian_fields=1, jacobian_levels=1)

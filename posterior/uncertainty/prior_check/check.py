@@ -78,7 +78,9 @@ class PriorCheck:
     def to_dict(self) -> dict[str, Any]:
         """Everything but maps and examples as plain numbers; what is not finite is None."""
         kept = {"prior": self.prior, "format": FORMAT, "grade": str(self.grade), "seconds": self.seconds}
-        kept["verdicts"] = [{"check": v.check, "grade": str(v.grade), "sentence": v.sentence} for v in self.verdicts]
+        known = () if self.training_statistics is None else self.training_statistics.verdicts
+        for name, found in (("verdicts", self.verdicts), ("training_verdicts", known)):
+            kept[name] = [{"check": v.check, "grade": str(v.grade), "sentence": v.sentence} for v in found]
         parts = ("settings", "denoising", "statistics", "training_statistics", "memorisation", "jacobian")
         return kept | {name: _plain(getattr(self, name)) for name in parts}
 
