@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import operators
 import posterior
+from benchmarks.measurements.problem import amplitude, climatology_of, pressure, seen, training_days
+from benchmarks.measurements.report import figure, page
 from posterior._memory import keep_large_blocks
-from posterior.io.fields import open_fields
-from posterior.io.registry import fetch
 from posterior.priors.base import Affine, Prior
 from posterior.priors.climatology import Climatology
 from posterior.priors.network import NetworkPrior, unet_multiple
@@ -33,74 +32,13 @@ from posterior.recipes.measurements import GaussianFit, Lap, fit_gaussian, fit_k
 from posterior.recipes.training.build import measure
 from posterior.uncertainty.scores import crps_members
 
-SEEN, NOISE = 0.2, 0.5
 SIGMAS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 BLOCKS = (16, 32, 48)
 WEIGHTS = (30.0, 100.0, 300.0)
-RESULTS = Path(__file__).parent / "results" / "measurements.json"
-PAGE = Path(__file__).parents[1] / "docs" / "results-measurements.md"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "measurements.json"
+PAGE = ROOT / "docs" / "results-measurements.md"
 FIGURE = PAGE.parent / "figures" / "measurements.png"
-
-
-def pressure() -> tuple[Tensor, np.ndarray, Tensor]:
-    """Daily sea-level pressure (N, 1, 17, 33) in hPa, its days and the positions of its points."""
-    array = open_fields(fetch("ncep-slp-2001-2010"), "slp", units="hPa", rename=True).transpose("time", "latitude", "longitude")
-    values = torch.from_numpy(np.asarray(array.values, dtype=np.float64))[:, None]
-    return values, array["time"].values.astype("datetime64[D]"), positions(array["latitude"].values, array["longitude"].values)
-
-
-def training_days(times: np.ndarray, every: int) -> np.ndarray:
-    """Rows of the days that are measured."""
-    inside = (times < np.datetime64("2009-01-01")) & (times.astype("datetime64[M]") != np.datetime64("2005-08"))
-    return np.flatnonzero(inside)[::every]
-
-
-def seen(field: Tensor, day: int) -> posterior.GaussianLikelihood:
-    """What is known of a day: a random fifth of its points, with noise."""
-    physics = operators.Inpainting.random(tuple(field.shape[-2:]), SEEN, seed=day)
-    g = torch.Generator().manual_seed(10_000 + day)
-    y = physics.A(field[None].float()) + NOISE * torch.randn(1, *field.shape, generator=g) * physics.mask
-    return posterior.GaussianLikelihood(physics, y, NOISE)
-
-
-def climatology_of(data: list[posterior.GaussianLikelihood], days: np.ndarray, yearly: int = 1) -> tuple[Climatology, float]:
-    """Harmonics of the year at each point from the days on which it was seen, smoothed over neighbours, and the rms left.
-
-    A point is seen on some hundred days, which tells its mean to 1 hPa; neighbours share theirs.
-    """
-    from scipy.ndimage import gaussian_filter
-
-    values = torch.stack([d.y[0] for d in data]).double().flatten(1)
-    there = torch.stack([d.operator.mask.flatten() for d in data]).double()
-    basis = Climatology(torch.zeros(1 + 2 * yearly, 1), yearly)
-    rows = torch.stack([_row(basis, day) for day in days])
-    gram = torch.einsum("tp,ti,tj->pij", there, rows, rows)
-    right = torch.einsum("tp,ti->pi", there * values, rows)
-    solved = torch.linalg.solve(gram, right).T.reshape(-1, *data[0].y.shape[-2:]).numpy()
-    smooth = [gaussian_filter(field, 1.5, mode="nearest") for field in solved]
-    coefficients = torch.from_numpy(np.stack(smooth)).flatten(1).T
-    left = (values - rows @ coefficients.T) * there
-    rms = math.sqrt(float(left.square().sum() / there.sum()) - NOISE**2)
-    return Climatology(coefficients.T.reshape(1 + 2 * yearly, *data[0].y.shape[1:]), yearly), rms
-
-
-def positions(latitude: np.ndarray, longitude: np.ndarray) -> Tensor:
-    """Of the grid's points on the unit sphere, (n, 3): east, north and up as seen from the middle of the region."""
-    north, east = (g.ravel() for g in np.meshgrid(np.deg2rad(latitude), np.deg2rad(longitude), indexing="ij"))
-    middle, east = (north.max() + north.min()) / 2, east - (east.max() + east.min()) / 2
-    out, pole = np.cos(north) * np.cos(east), np.sin(north)
-    turned = (out * np.cos(middle) + pole * np.sin(middle), pole * np.cos(middle) - out * np.sin(middle))
-    return torch.from_numpy(np.stack([np.cos(north) * np.sin(east), turned[1], turned[0]], 1))
-
-
-def amplitude(data: list[posterior.GaussianLikelihood], climatology: Climatology, days: np.ndarray, scale: float) -> Tensor:
-    """Standard deviation at each point, (n,), standardised, from the days on which it was seen, smoothed over neighbours."""
-    from scipy.ndimage import gaussian_filter
-
-    there = torch.stack([d.operator.mask.reshape(d.y.shape[-2:]) for d in data]).double()
-    left = (torch.stack([d.y[0, 0] for d in data]).double() - climatology.on(days)[:, 0]) * there / scale
-    sums = [gaussian_filter(v.sum(0).numpy(), 1.5, mode="nearest") for v in (left.square(), there)]
-    return torch.from_numpy(sums[0] / sums[1] - (NOISE / scale) ** 2).clamp_min(1e-4).sqrt().flatten()
 
 
 def fitted(
@@ -126,12 +64,6 @@ def fitted(
     say = lambda lap, e: print(f"Gaussian lap {lap}: evidence {e:.3f} a day", flush=True)  # noqa: E731
     fit = fit_gaussian(data, shape, affines, laps=laps, start=start.covariance, weight=weight, progress=say)
     return fit, {"weight": weight, "aside": tried, "lengths": start.lengths.tolist(), "nugget": start.nugget}
-
-
-def _row(empty: Climatology, day: np.datetime64) -> Tensor:
-    """The harmonics on a day: a climatology of unit coefficients, asked one at a time."""
-    unit = torch.eye(len(empty.coefficients), dtype=torch.float64)
-    return Climatology(unit, empty.yearly).on(day)
 
 
 def untrained(reference: EOFReference, climatology: Climatology, scale: float, name: str, seed: int = 0) -> NetworkPrior:
@@ -221,108 +153,6 @@ def reconstruction(prior: NetworkPrior, fields: Tensor, days: np.ndarray, draws:
         "rmse": float(np.sqrt(np.mean(errors))),
         "spread": float(np.sqrt(np.mean(spreads))),
     }
-
-
-def figure(results: dict[str, Any], path: Path) -> None:
-    """Denoising error against the clean Gaussian's, and CRPS, as a picture."""
-    from matplotlib.figure import Figure
-
-    made = Figure(figsize=(10, 4), layout="constrained")
-    left, right = made.subplots(1, 2)
-    base = np.array(results["priors"]["Gaussian of clean fields"]["denoising"])
-    names = list(results["priors"])
-    colours = dict(zip(names, ("#999999", "#d55e00", "#56b4e9", "#0072b2", "#009e73", "#222222"), strict=False))
-    for name, row in results["priors"].items():
-        left.semilogx(results["sigmas"], np.array(row["denoising"]) / base, "o-", ms=3, color=colours[name], label=name)
-    left.set(xlabel="noise level (hPa)", ylabel="denoising error, times that of\nthe Gaussian of clean fields")
-    rows = [(n, r["reconstruction"]) for n, r in results["priors"].items() if "reconstruction" in r]
-    for k, (name, r) in enumerate(rows):
-        right.errorbar(r["crps"], k, xerr=2 * r["crps_error"], fmt="o", color=colours[name])
-    right.set_yticks(range(len(rows)), [n for n, _ in rows], fontsize=8)
-    right.invert_yaxis()
-    right.set(xlabel="CRPS at points not seen (hPa), ± 2 s.e.")
-    made.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made.savefig(path, dpi=110)
-
-
-def comparison(priors: dict[str, Any]) -> list[str]:
-    """What the numbers say, in sentences."""
-
-    def ratios(name: str, base: str) -> np.ndarray:
-        return np.array(priors[name]["denoising"]) / np.array(priors[base]["denoising"])
-
-    clean, by_em = list(priors)[:2]
-    off = ratios(by_em, clean)
-    crps = {name: row["reconstruction"]["crps"] for name, row in priors.items() if "reconstruction" in row}
-    lines = [
-        f"The Gaussian by EM makes {off[0]:.2f} times the denoising error of the Gaussian of clean fields at the lowest noise",
-        f"and {off[-1]:.2f} times at the highest, and {crps[by_em] / crps[clean]:.2f} times its CRPS.",
-    ]
-    for name in priors:
-        if name.startswith("network after"):
-            change = 100 * (ratios(name, by_em) - 1)
-            text = f"The {name.partition(',')[0]} changes the denoising error of the Gaussian by EM by {change.min():+.1f} to"
-            lines += [text, f"{change.max():+.1f} %."]
-            if name in crps:
-                each = [np.array(priors[n]["reconstruction"]["crps_each"]) for n in (name, by_em)]
-                paired = each[0] - each[1]
-                error = paired.std(ddof=1) / len(paired) ** 0.5
-                lines[-1] += f" Its CRPS differs by {paired.mean():+.3f} ± {error:.3f} hPa, paired by day."
-    return lines
-
-
-def _listed(aside: dict[str, float]) -> str:
-    """Weights with the evidence that each reached."""
-    return ", ".join(f"{weight} ({evidence:.2f})" for weight, evidence in aside.items())
-
-
-def page(results: dict[str, Any]) -> str:
-    """The results as a page."""
-    s, start, evidence, minutes = (results[k] for k in ("settings", "start", "evidence", "cpu_seconds"))
-    minutes /= 60
-    lines = [
-        "# A prior from measurements alone",
-        "",
-        "Written by `python -m benchmarks.measurements --run RUN`; the method is expectation-maximisation with the posterior",
-        "sampler in the loop (Rozet et al. 2024, arXiv:2405.13712), `posterior.recipes.measurements`.",
-        "",
-        f"{results['measured_days']} days of sea-level pressure over the North Atlantic, 17 x 33 points, from 2001 to 2008",
-        f"without August 2005, each seen through another random {100 * SEEN:.0f} % of its points with noise of {NOISE} hPa.",
-        "No clean field is used, not for climatology and scale either. First a covariance function, three squared exponentials",
-        "with lengths of their own along east, north and up, by maximum likelihood (`fit_kernel`); from it the Gaussian by EM,",
-        f"its E-step in closed form (`fit_gaussian`), {s['gaussian_laps']} laps with extrapolation: the mean log-evidence of a",
-        f"day rose from {evidence[0]:.1f} to {evidence[-1]:.1f}, and by {evidence[-1] - evidence[-2]:.2f} in the last lap.",
-        f"The covariance function counts for {start['weight']:g} days, the best of {_listed(start['aside'])} by the evidence",
-        "of measured days that were set aside.",
-        f"Laps of a residual network on that Gaussian: {s['laps']}, each of {s['per_lap']} posterior draws by GaussianBridge",
-        f"and {s['steps']} training steps; {minutes:.1f} minutes of one core, everything included. Scored on 2009:",
-        "",
-        "| prior | "
-        + " | ".join(f"D, {sigma:g} hPa" for sigma in results["sigmas"])
-        + " | CRPS (hPa) | error / spread (hPa) |",
-        "|---|" + "---|" * (len(results["sigmas"]) + 2),
-    ]
-    for name, row in results["priors"].items():
-        r = row.get("reconstruction")
-        cells = [f"{e:.3f}" for e in row["denoising"]]
-        cells += ["", ""] if r is None else [f"{r['crps']:.3f} ± {r['crps_error']:.3f}", f"{r['rmse']:.3f} / {r['spread']:.3f}"]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "D: root-mean-square denoising error at that noise. CRPS, error of the mean and spread: at the points not seen of",
-        f"{s['days']} days, each seen through a random fifth, {s['draws']} draws; ± one standard error over days.",
-        "",
-        *comparison(results["priors"]),
-        "",
-        "Without a weight on the covariance function further laps fit noise: a covariance has 158 000 free numbers, and each",
-        "pair of points is seen on one day in 25. A lap of the network is one M-step on draws under that Gaussian, whose",
-        "errors its draws inherit.",
-        "`--every`, `--gaussian-laps`, `--laps`, `--per-lap` and `--steps` take more time and go further.",
-        "",
-        "![Denoising error and CRPS](figures/measurements.png)",
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""A prior of pressure fields from measurements alone, beside priors that saw clean fields."""
