@@ -172,6 +172,8 @@ class TestKernel:
             fit_kernel([], (30,), self.at)
         with pytest.raises(ValueError, match="an amplitude for each of 30 points"):
             fit_kernel(self.data(3), (30,), self.at, amplitude=torch.ones(7))
+        with pytest.raises(ValueError, match="fit_kernel: 4900 points; wanted 4096 at most"):
+            fit_kernel(self.data(3), (70, 70), torch.zeros(4900, 2))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from posterior.likelihoods import Likelihood
 from posterior.priors.base import Affine
-from posterior.recipes.measurements.gaussian import Measured
+from posterior.recipes.measurements.gaussian import MOST_UNKNOWNS, Measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ def fit_kernel(
 
     Args:
         likelihoods: As in `fit_gaussian`.
-        event_shape: Shape of a field, n points.
+        event_shape: Shape of a field, n points, at most 4096.
         positions: Of the points, (n, d), in a space where nearness is Euclidean: for the globe three coordinates, since a
             kernel of latitude and longitude is no covariance.
         affines: As in `fit_gaussian`.
@@ -64,8 +64,8 @@ def fit_kernel(
         iterations: Of L-BFGS.
 
     Raises:
-        ValueError: If there are no data, positions or amplitude do not fit the shape, or a likelihood is not linear and
-            Gaussian.
+        ValueError: If there are no data or too many points, positions or amplitude do not fit the shape, or a likelihood is not
+            linear and Gaussian.
 
     References:
         Rasmussen, Williams. Gaussian processes for machine learning. 2006. MIT Press (chapters 4.2 and 5.4.1).
@@ -73,15 +73,17 @@ def fit_kernel(
     from scipy.optimize import minimize
 
     n = math.prod(event_shape)
-    a = torch.as_tensor(amplitude, dtype=torch.float64).flatten().expand(n) if _fits(amplitude, n) else None
-    if not likelihoods or parts < 1 or positions.ndim != 2 or len(positions) != n or a is None:
+    if n > MOST_UNKNOWNS:
+        raise ValueError(f"fit_kernel: {n} points; wanted {MOST_UNKNOWNS} at most")
+    a = torch.as_tensor(amplitude, dtype=torch.float64).flatten()
+    if not likelihoods or parts < 1 or positions.ndim != 2 or len(positions) != n or a.numel() not in (1, n):
         got = f"{len(likelihoods)} data, positions {tuple(positions.shape)}, {parts} parts"
         raise ValueError(f"fit_kernel: got {got}; wanted data, and a position and an amplitude for each of {n} points")
     used = np.linspace(0, len(likelihoods) - 1, min(most, len(likelihoods))).round().astype(int)
-    data = [_Torch.of(likelihoods[i], event_shape, Affine() if affines is None else affines[i]) for i in used]
+    data = [_Seen.of(likelihoods[i], event_shape, Affine() if affines is None else affines[i]) for i in used]
     apart = (positions.double()[:, None] - positions.double()).square()
     extent = float(apart.sum(-1).max().sqrt())
-    family = _Family(apart, a, parts)
+    family = _Family(apart, a.expand(n), parts)
 
     def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
         p = torch.tensor(x, requires_grad=True)
@@ -126,7 +128,7 @@ class _Family:
 
 
 @dataclass(frozen=True, eq=False)
-class _Torch:
+class _Seen:
     """What one instrument saw, with gradients: A (m, n) sparse, y and R."""
 
     matrix: Tensor
@@ -134,12 +136,12 @@ class _Torch:
     variance: Tensor
 
     @staticmethod
-    def of(likelihood: Likelihood, event_shape: tuple[int, ...], affine: Affine) -> _Torch:
+    def of(likelihood: Likelihood, event_shape: tuple[int, ...], affine: Affine) -> _Seen:
         seen = Measured.of(likelihood, event_shape, affine)
         a = seen.matrix.tocoo()
         where = torch.from_numpy(np.stack([a.row, a.col]))
         matrix = torch.sparse_coo_tensor(where, a.data, a.shape, dtype=torch.float64, check_invariants=True).coalesce()
-        return _Torch(matrix, torch.from_numpy(seen.values).double(), torch.from_numpy(seen.variance).double())
+        return _Seen(matrix, torch.from_numpy(seen.values).double(), torch.from_numpy(seen.variance).double())
 
     def evidence(self, cov: Tensor) -> Tensor:
         crossed = torch.sparse.mm(self.matrix, cov)
@@ -148,7 +150,3 @@ class _Torch:
         white = torch.linalg.solve_triangular(root, self.values[:, None], upper=False)
         constant = 0.5 * len(self.values) * math.log(2 * math.pi)
         return -0.5 * white.square().sum() - root.diagonal().log().sum() - constant
-
-
-def _fits(amplitude: float | Tensor, n: int) -> bool:
-    return torch.as_tensor(amplitude).numel() in (1, n)
