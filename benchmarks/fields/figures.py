@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 6
 TITLE = 30  # characters of a line above a panel
-COMMON = 0.8  # share of the settings of peers that make a problem one of the curve against work
+COMMON = 0.7  # share of the settings of peers that make a problem one of the curve against work
 MARKERS = "osD^v<>PX*"
 
 
@@ -84,7 +84,7 @@ def _points(rows: list[Row], shared: set[str]) -> dict[str, dict[float, tuple[fl
 
 
 def _shared(rows: list[Row]) -> set[str]:
-    """Problems that four of five settings of peers have, or as many as any problem has; all where there are no peers.
+    """Problems that seven of ten settings of peers have, or as many as any problem has; all where there are no peers.
 
     Of these, those that all settings of the default sampler have, where there are some.
     """
