@@ -46,7 +46,8 @@ def fitted(
 ) -> tuple[GaussianFit, dict[str, Any]]:
     """The Gaussian by EM from a covariance function, and what was chosen on the way.
 
-    How many days the start counts for is chosen by the log-evidence of every tenth day, on fits of every third of the others.
+    How many days the start counts for is chosen by the log-evidence of every tenth day, on fits of every third of the others;
+    the start itself is of all of them.
     """
     shape = tuple(data[0].y.shape[1:])
     begin = time.process_time()

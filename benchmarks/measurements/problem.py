@@ -41,7 +41,7 @@ def seen(field: Tensor, day: int) -> posterior.GaussianLikelihood:
 def climatology_of(data: list[posterior.GaussianLikelihood], days: np.ndarray, yearly: int = 1) -> tuple[Climatology, float]:
     """Harmonics of the year at each point from the days on which it was seen, smoothed over neighbours, and the rms left.
 
-    A point is seen on some hundred days, which tells its mean to 1 hPa; neighbours share theirs.
+    A point is seen on one day in five, and days in a row resemble each other; neighbours share what is known of theirs.
     """
     from scipy.ndimage import gaussian_filter
 
