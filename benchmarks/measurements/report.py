@@ -81,7 +81,7 @@ def page(results: dict[str, Any]) -> str:
         f"its E-step in closed form (`fit_gaussian`), {s['gaussian_laps']} laps with extrapolation: the mean log-evidence of a",
         f"day rose from {evidence[0]:.1f} to {evidence[-1]:.1f}, and by {evidence[-1] - evidence[-2]:.2f} in the last lap.",
         f"The covariance function counts for {start['weight']:g} days, the best of {_listed(start['aside'])} by the evidence",
-        "of measured days that were set aside from these fits (climatology, scale and the covariance function are of all days).",
+        "of measured days that were set aside from these fits (climatology, scale and that function are of all days).",
         f"Laps of a residual network on that Gaussian: {s['laps']}, each of {s['per_lap']} posterior draws by GaussianBridge",
         f"and {s['steps']} training steps; {minutes:.1f} minutes of one core, everything included. Scored on 2009:",
         "",
