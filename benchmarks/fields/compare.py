@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from statistics import median
 from typing import Any
 
-from benchmarks.fields.methods import DEFAULT, EQUAL, EQUAL_TUNED, OURS, PEERS
+from benchmarks.fields.methods import DEFAULT, EQUAL, EQUAL_TUNED, OURS, PEERS, chosen
 from benchmarks.harness.device import CPU
 from benchmarks.harness.markdown import cell, groups, label, markdown
 from benchmarks.harness.statistics import Paired, paired
@@ -47,9 +48,9 @@ def within_calls(rows: list[Row]) -> list[Key]:
     return sorted(k for k, these in calls.items() if max(float(r["nfe"]) for r in these) <= most)
 
 
-def compared(rows: list[Row], column: str, among: list[Key] | None = None) -> dict[Key, Paired]:
-    """The default sampler less each of ``among``, of all `rivals` where None."""
-    mine = by_problem(rows, DEFAULT, "default", column)
+def compared(rows: list[Row], column: str, among: list[Key] | None = None, setting: str = "default") -> dict[Key, Paired]:
+    """The default sampler, at its default or at another setting, less each of ``among``, of all `rivals` where None."""
+    mine = by_problem(rows, DEFAULT, setting, column)
     found = {k: paired(mine, by_problem(rows, *k, column)) for k in (rivals(rows) if among is None else among)}
     return {k: v for k, v in found.items() if v.n}
 
@@ -60,14 +61,14 @@ def best_of(found: dict[Key, Paired], column: str) -> Key:
     return min(found, key=lambda k: better * found[k].difference)
 
 
-def lead(rows: list[Row], column: str, digits: int, among: list[Key] | None = None) -> str:
-    """Mean figures of the default and of the method that does best against it, and who is ahead."""
-    found = compared(rows, column, among)
+def lead(rows: list[Row], column: str, digits: int, among: list[Key] | None = None, setting: str = "default") -> str:
+    """Mean figures of the default sampler and of the method that does best against it, and who is ahead."""
+    found = compared(rows, column, among, setting)
     if not found:
         return ""
     best = best_of(found, column)
     p = found[best]
-    mine, theirs = by_problem(rows, DEFAULT, "default", column), by_problem(rows, *best, column)
+    mine, theirs = by_problem(rows, DEFAULT, setting, column), by_problem(rows, *best, column)
     a, b = (sum(v[k] for k in mine if k in theirs) / p.n for v in (mine, theirs))
     words = f"{cell(a, digits)}, {cell(b, digits)} of {named(best)}"
     unit, scale, digits_of_gain = (" %", -100 / b, 0) if column in SCORES else (" dB", 1.0, 1)
@@ -134,6 +135,22 @@ def _seconds(rows: list[Row], method: Key) -> dict[str, float]:
     """A draw, on each problem that is judged."""
     draws, judged = by_problem(rows, *method, "draws"), by_problem(rows, *method, "crps")
     return {k: v / draws[k] for k, v in by_problem(rows, *method, "seconds").items() if k in judged}
+
+
+def as_tuned(rows: dict[str, list[Row]]) -> list[str]:
+    """The default sampler at its tuned setting against all others, cell by cell."""
+    body = []
+    for suite, these in rows.items():
+        for (kind,), of_cell in groups(these, "cell").items():
+            score = score_of(of_cell)
+            if compared(of_cell, score, setting="tuned"):
+                tuned, default = (_seconds(of_cell, (DEFAULT, s)) for s in ("tuned", "default"))
+                slower = [tuned[k] / default[k] for k in tuned if k in default]
+                settings = {k: v for k, v in (chosen(suite, kind, DEFAULT) or {}).items() if v is not None}
+                figures = (lead(of_cell, column, digits, setting="tuned") for column, digits in ((score, 4), ("psnr", 2)))
+                body.append([suite, kind, f"`{json.dumps(settings)}`", cell(median(slower), 1) if slower else "", *figures])
+    head = ["suite", "cell", "setting", "seconds over the default's, median", "CRPS (withheld chi2)", "PSNR"]
+    return markdown(head, body) if body else []
 
 
 def at_equal_calls(rows: dict[str, list[Row]]) -> list[str]:

@@ -4,6 +4,7 @@ import json
 
 from benchmarks.fields.benchmark import BENCHMARKS, LAYOUT
 from benchmarks.fields.compare import (
+    as_tuned,
     at_equal_calls,
     by_problem,
     claim_lines,
@@ -46,6 +47,14 @@ class TestCompare:
         table = at_equal_calls({"mri": self.rows})
         assert len(table) == 3 and table[2].startswith("| mri | 4x | 10 | 2 |")
         assert "31.00, 29.50 of azula MMPS, equal calls: leads by 1.5 dB (+1.5 to +1.5), 3 problems" in table[2]
+
+    def test_ours_as_tuned_is_held_against_the_same_others(self):
+        assert as_tuned({"mri": self.rows}) == []
+        tuned = lines(DEFAULT, "tuned", (36.0, 37.0), 40, seconds="8")
+        timed = [r | ({"seconds": "2"} if r["method"] == DEFAULT else {}) for r in self.rows]
+        row = as_tuned({"mri": [*timed, *tuned]})[2]
+        assert "36.50, 35.50 of azula MMPS: leads by 1.0 dB, 2 problems: too few to test" in row
+        assert "| 4.0 |" in row and row.startswith("| mri | 4x |")
 
     def test_a_peer_is_not_judged_by_what_it_survived_alone(self):
         ours = lines(DEFAULT, "default", (30.0, 31.0, 32.0), cov90="0.92", crps="2")
