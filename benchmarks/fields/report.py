@@ -251,8 +251,8 @@ def _tuning() -> list[str]:
     words = (
         "`python -m benchmarks tune`: baselines on two development problems; samplers, ours as the peers', on a small one with "
         f"six draws; at most {MOST_TRIED} settings each, peers as many again at equal calls. A choice at the end of a grid "
-        "(`benchmarks/fields/grids.json`) says that more may be had beyond. Where it does not say otherwise the comparisons above are of our default. "
-        "Methods that no line names were not tuned there."
+        "(`benchmarks/fields/grids.json`) says that more may be had beyond. Where it does not say otherwise "
+        "the comparisons above are of our default. Methods that no line names were not tuned there."
     )
     return [words, "", *markdown(["problems", "method", "settings", "chosen", "CRPS (withheld chi2) of these"], body)]
 
