@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 COLUMNS = 6
 TITLE = 30  # characters of a line above a panel
-COMMON = 0.7  # share of the settings of peers that make a problem one of the curve against work
+COMMON = 0.5  # share of the settings of peers that make a problem one of the curve against work
 MARKERS = "osD^v<>PX*"
 
 
 def accuracy(rows: list[Row], units: str) -> Figure | None:
     """CRPS of each method against seconds and against network work a draw.
 
-    Against work on the problems that nearly all peers share, without those that ran on fewer. Against seconds only what ran on
-    one device, one where the default sampler ran, and on the problems that most peers have there. A method that failed on a
+    On the problems that half of the settings of peers have, without those that ran on fewer; against seconds only what ran on
+    one device, one where the default sampler ran. A method that failed on a
     problem has no point: on those that are left it would look better than it is. Of settings with as much network work, the
     best.
     """
@@ -46,7 +46,7 @@ def accuracy(rows: list[Row], units: str) -> Figure | None:
         return None
     device = _clock(fine)
     there = [r for r in fine if r["device"] == device]
-    of_seconds = _points(there, together := _together(there))
+    of_seconds = _points(there, together := _shared(there))
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = new_figure(11, 4.4)
@@ -84,7 +84,7 @@ def _points(rows: list[Row], shared: set[str]) -> dict[str, dict[float, tuple[fl
 
 
 def _shared(rows: list[Row]) -> set[str]:
-    """Problems that seven of ten settings of peers have, or as many as any problem has; all where there are no peers.
+    """Problems that half of the settings of peers have, or as many as any problem has; all where there are no peers.
 
     Of these, those that all settings of the default sampler have, where there are some.
     """
@@ -94,15 +94,6 @@ def _shared(rows: list[Row]) -> set[str]:
     found = {p for p, n in count.items() if n >= wanted} if count else {r["problem"] for r in rows}
     mine = groups([r for r in rows if r["method"] == DEFAULT], "setting").values()
     return found.intersection(*({r["problem"] for r in these} for these in mine)) or found
-
-
-def _together(rows: list[Row]) -> set[str]:
-    """Problems that all those have that are on the problem with the most settings of peers, and then of any."""
-    lines = {k: {r["problem"] for r in these} for k, these in groups(rows, "method", "setting").items()}
-    peers = Counter(p for k, problems in lines.items() if _peer({"method": k[0]}) for p in problems)
-    any_ = Counter(p for problems in lines.values() for p in problems)
-    best = min(any_, key=lambda p: (-peers[p], -any_[p], int(p)), default="")
-    return set.intersection(*(problems for problems in lines.values() if best in problems)) if lines else set()
 
 
 def _clock(rows: list[Row]) -> str:
