@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 6
 TITLE = 30  # characters of a line above a panel
-COMMON = 0.5  # share of the settings of peers that make a problem one of the curve against work
+COMMON = 0.5  # share of the settings of peers that make a problem one of the curves'
 MARKERS = "osD^v<>PX*"
 
 
@@ -34,9 +34,8 @@ def accuracy(rows: list[Row], units: str) -> Figure | None:
     """CRPS of each method against seconds and against network work a draw.
 
     On the problems that half of the settings of peers have, without those that ran on fewer; against seconds only what ran on
-    one device, one where the default sampler ran. A method that failed on a
-    problem has no point: on those that are left it would look better than it is. Of settings with as much network work, the
-    best.
+    one device, one where the default sampler ran. A method that failed on a problem has no point: on those that are left it
+    would look better than it is. Of settings with as much network work, the best.
     """
     failed = {(r["method"], r["setting"]) for r in rows if r["status"] == "failed"}
     fine = [r for r in rows if r["status"] == "ok" and r["crps"] and not r["point"] and float(r["nfe"])]
