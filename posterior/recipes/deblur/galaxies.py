@@ -1,4 +1,4 @@
-"""Simulated galaxies: Sersic bulges and discs with spiral arms and clumps, what the prior `galaxies` was trained on."""
+"""Simulated galaxies: Sersic ellipticals, lenticulars and spirals, what the prior `galaxies` was trained on."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def galaxy_field(shape: tuple[int, int], seed: int) -> Tensor:
     """A random field of one to five galaxies; field i of a seed is always the same.
 
     The first lies within the middle half of the field and has its brightest pixel at 0.25 to 1, log-uniform; the others lie
-    anywhere and are fainter. Each is a disc (n = 1) with spiral arms and clumps, an elliptical (n from 1.5 to 4), or a
-    disc with a bulge.
+    anywhere and are fainter. Each is an elliptical (n from 1.5 to 4), a lenticular (a smooth disc, n = 1, mostly with a
+    bulge) or a spiral (a disc with arms and clumps, some with a bulge).
 
     Args:
         shape: (H, W), pixels.
@@ -75,11 +75,23 @@ def galaxy_field(shape: tuple[int, int], seed: int) -> Tensor:
 def _galaxy(shape: tuple[int, int], centre: tuple[float, float], size: float, rng: np.random.Generator) -> np.ndarray:
     q, angle = rng.uniform(0.25, 1.0), rng.uniform(0, math.pi)
     kind = rng.random()
-    if kind < 0.25:
+    if kind < 0.2:
         return sersic(shape, centre, size, rng.uniform(1.5, 4.0), max(q, 0.4), angle)
     u, v = _own_axes(shape, centre, q, angle)
-    r, phi = np.hypot(u, v), np.arctan2(v, u)
+    r = np.hypot(u, v)
     disc = _profile(r, size, 1.0)
+    lenticular = kind < 0.55
+    if not lenticular:
+        disc = _with_arms_and_clumps(disc, r, np.arctan2(v, u), size, rng)
+    if rng.random() < (0.8 if lenticular else 0.5):
+        bulge = _profile(np.hypot(u * max(q, 0.6) / q, v) if q < 0.6 else r, size * rng.uniform(0.15, 0.4), rng.uniform(1, 4))
+        disc = disc + rng.uniform(0.3, 3) * bulge / bulge.max() * disc.max()
+    return _pixels(disc)
+
+
+def _with_arms_and_clumps(
+    disc: np.ndarray, r: np.ndarray, phi: np.ndarray, size: float, rng: np.random.Generator
+) -> np.ndarray:
     if rng.random() < 0.7:
         winding = 1 / math.tan(math.radians(rng.uniform(12, 35))) * rng.choice([-1, 1])
         phase = phi - winding * np.log(r / size + 0.2) + rng.uniform(0, 2 * math.pi)
@@ -92,10 +104,7 @@ def _galaxy(shape: tuple[int, int], centre: tuple[float, float], size: float, rn
         width = rng.uniform(0.6, 1.2) * OVERSAMPLING
         blob = np.exp(-0.5 * ((ys - y) ** 2 + (xs - x) ** 2) / width**2)
         disc = disc + rng.uniform(0.2, 1.5) * disc[y, x] * blob
-    if kind > 0.65:
-        bulge = _profile(np.hypot(u * max(q, 0.6) / q, v) if q < 0.6 else r, size * rng.uniform(0.15, 0.35), rng.uniform(1, 3))
-        disc = disc + rng.uniform(0.3, 3) * bulge / bulge.max() * disc.max()
-    return _pixels(disc)
+    return disc
 
 
 def _profile(r: np.ndarray, radius: float, index: float) -> np.ndarray:
