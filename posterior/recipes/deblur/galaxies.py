@@ -51,7 +51,8 @@ def galaxy_field(shape: tuple[int, int], seed: int) -> Tensor:
 
     The first lies within the middle half of the field and has its brightest pixel at 0.25 to 1, log-uniform; the others lie
     anywhere and are fainter. Each is an elliptical (n from 1.5 to 4), a lenticular (a smooth disc, n = 1, mostly with a
-    bulge) or a spiral (a disc with arms and clumps, some with a bulge).
+    bulge, n from 1 to 4, of up to 60 % of the light) or a spiral (a disc with arms and clumps, most with a bulge of up to
+    40 % of the light).
 
     Args:
         shape: (H, W), pixels.
@@ -83,9 +84,11 @@ def _galaxy(shape: tuple[int, int], centre: tuple[float, float], size: float, rn
     lenticular = kind < 0.55
     if not lenticular:
         disc = _with_arms_and_clumps(disc, r, np.arctan2(v, u), size, rng)
-    if rng.random() < (0.8 if lenticular else 0.5):
-        bulge = _profile(np.hypot(u * max(q, 0.6) / q, v) if q < 0.6 else r, size * rng.uniform(0.15, 0.4), rng.uniform(1, 4))
-        disc = disc + rng.uniform(0.3, 3) * bulge / bulge.max() * disc.max()
+    if rng.random() < (0.9 if lenticular else 0.7):
+        rounder = np.hypot(u, v * q / max(q, 0.6))
+        bulge = _profile(rounder, size * rng.uniform(0.15, 0.45), rng.uniform(1.0, 4.0))
+        share = rng.uniform(0.1, 0.6) if lenticular else rng.uniform(0.02, 0.4)
+        disc = disc + share / (1 - share) * disc.sum() / bulge.sum() * bulge
     return _pixels(disc)
 
 
