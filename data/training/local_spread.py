@@ -42,7 +42,7 @@ SIDE, CROPS = 48, 120
 
 def galaxies() -> Tensor:
     """Simulated fields of odd seeds."""
-    return train_galaxies.simulated(range(1, 97, 2)) * train_galaxies.SCALE
+    return train_galaxies.simulated(range(1, 769, 2)) * train_galaxies.SCALE
 
 
 def brains() -> Tensor:

@@ -22,7 +22,7 @@ PHASE_WINDOW = 2.0  # of that of the phase
 KNOTS = 8
 RIDGE = 1e-3
 DARK = 1e-12  # what a feature is at least: below it every field counts as empty
-MOST = 100_000  # grid points that a regression looks at
+MOST = 400_000  # grid points that a regression looks at
 # Of bands: where they meet, cycles per grid point, and how sharply.
 CROSSOVER, STEEPNESS = 0.2, 8
 ROUNDS = 4  # of draws, to find the spectrum that gives draws the power that errors have
