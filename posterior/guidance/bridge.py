@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,10 @@ from torch import Tensor
 from posterior.guidance.base import Guidance
 from posterior.guidance.estimation import reference_of
 from posterior.guidance.linear import gaussian_draw, prior_mean
-from posterior.guidance.solves import explain
+from posterior.guidance.solves import explain, explain_dearly
 from posterior.integrators import Estimate, Noise
 from posterior.likelihoods import Linearisation
+from posterior.linalg import Apply
 from posterior.priors.covariance import Covariance, ScaledCovariance
 from posterior.problem import Problem, pilot_noise
 
@@ -33,6 +35,15 @@ class BridgeGuidance(Guidance):
     Exact at any number of steps where the prior is Gaussian and the data are linear with Gaussian noise. A prior that carries a
     `LocalSpread` has in place of C_s a covariance that depends on D: wide where, and in which direction, such a D tends to be
     wrong.
+
+    **The network's Jacobian.** By Tweedie's formula the covariance of x0 given x is sigma^2 J, J = dD/dx. It knows this x; C_s
+    knows how much such a network errs. With ``jacobian`` the average of the two takes the place of C_s in the gain, while xi
+    is drawn as before,
+
+        x0 = D + xi + M A^T (A M A^T + R)^-1 (y - A(D + xi) - eta),    M = (C_s + sigma^2 J) / 2,
+
+    whose covariance (I - K A) C_s (I - K A)^T + K R K^T with K = M A^T (A M A^T + R)^-1 is right for any K if C_s is (Joseph's
+    form). A backward pass a Krylov iteration.
 
     **Gross errors.** Student's law and the outlier mixture are Gaussian given one variance for each datum. Those are drawn
     given y - A(x0) of the last x0, and then x0 given them: a sweep of Gibbs sampling, which leaves p(x0, variances | x, y) as
@@ -57,15 +68,19 @@ class BridgeGuidance(Guidance):
         corrected: Whether C_s is the average covariance with the prior's `SpreadCorrection`.
         local: Whether C_s knows where in the field, and along which direction of a complex image, the denoiser errs, where the
             prior carries a `LocalSpread`.
+        jacobian: Krylov iterations with M, from what C_s says; 0 for C_s alone. A step makes two vector-Jacobian products more
+            than these.
 
     A prior without a reference Gaussian gets one from draws of its own, see `estimate_reference`.
 
     Raises:
-        ValueError: If ``relinearise`` or ``sweeps`` is negative; if ``corrected``, but the prior carries no correction, or one
-            that did not help the fields that it was validated on.
+        ValueError: If ``relinearise``, ``sweeps`` or ``jacobian`` is negative; if ``corrected``, but the prior carries no
+            correction, or one that did not help the fields that it was validated on.
 
     References:
         Matheron's rule: Journel, Huijbregts. Mining geostatistics. 1978.
+        Tweedie's covariance in the gain: Rozet, Andry, Lanusse, Louppe. Learning diffusion priors from observations by
+            expectation maximization. NeurIPS 2024. arXiv:2405.13712.
         Scale mixtures: Andrews, Mallows. Scale mixtures of normal distributions. 1974. J. R. Stat. Soc. B 36(1).
     """
 
@@ -75,9 +90,10 @@ class BridgeGuidance(Guidance):
     sweeps: int = 10
     corrected: bool = False
     local: bool = True
+    jacobian: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("relinearise", "sweeps"):
+        for name in ("relinearise", "sweeps", "jacobian"):
             if getattr(self, name) < 0:
                 raise ValueError(f"GaussianBridge: {name} must not be negative, got {getattr(self, name)}")
 
@@ -155,22 +171,33 @@ class BridgeGuidance(Guidance):
             step: The noise levels between which the integrator is stepping.
             last: The x0 that ``x`` was drawn from, of which the variances of gross errors are drawn; D where None.
         """
-        d = problem.denoise(x, sigma)
-        given = _Conditional(self, problem, sigma, d, self.given(problem, sigma, d))
+        if not self.jacobian:
+            d = problem.denoise(x, sigma)
+            given = _Conditional(self, problem, sigma, d, self.given(problem, sigma, d))
+        else:
+            d, vjp = problem.denoise_with_vjp(x, sigma)
+            given = _Conditional(self, problem, sigma, d, self.given(problem, sigma, d), lambda v: sigma**2 * vjp(v))
         return Estimate(given.mean, lambda noise: given.draw(noise, noise(), last))
 
 
 class _Conditional:
-    """p(x0 | y) for x0 ~ N(D, C)."""
+    """p(x0 | y) for x0 ~ N(D, C); ``tweedie`` is sigma^2 J of fields."""
 
     def __init__(
-        self, settings: BridgeGuidance, problem: Problem, key: Hashable, d: Tensor, cov: Covariance | ScaledCovariance
+        self,
+        settings: BridgeGuidance,
+        problem: Problem,
+        key: Hashable,
+        d: Tensor,
+        cov: Covariance | ScaledCovariance,
+        tweedie: Apply | None = None,
     ) -> None:
         self.problem, self.like = problem, problem.likelihood
         self.key, self.d, self.cov = (key, settings), d, cov
         tolerance = settings.tolerance if d.dtype == torch.float64 else max(settings.tolerance, SINGLE_TOLERANCE)
         # The start is noised at once, which drowns what a rough solve leaves.
         self.limits = settings.iterations, tolerance * (5 if key == "start" else 1)
+        self.jacobian, self.tweedie = settings.jacobian, None
         self.lin, self.prediction = self._line(d)
         # A(D) says little of the noise before the data have spoken.
         self.unsure = self.like.stand_in == "local" or key == "start"
@@ -178,11 +205,14 @@ class _Conditional:
             for _ in range(settings.relinearise):
                 self.lin, self.prediction = self._line(self.mean())
                 self.unsure = key == "start" and self.like.stand_in == "mixture"
+        # The line is found without network calls.
+        self.tweedie = tweedie
 
     def mean(self) -> Tensor:
         """Mean of x0 given the data; with gross errors, as if each datum had its expected precision."""
-        residual = self.like.y - self.prediction
-        return self.d + explain(self.problem, self.key, self.lin, self.cov, residual, *self.limits, self._variance(None, None))
+        residual, variance = self.like.y - self.prediction, self._variance(None, None)
+        added = explain(self.problem, self.key, self.lin, self.cov, residual, *self.limits, variance)
+        return self.d + (added if self.tweedie is None else self._refined(residual, added, variance))
 
     def covariance(self, v: Tensor) -> Tensor:
         """The covariance of x0 given the data, of fields ``v``; with gross errors as in `mean`."""
@@ -193,8 +223,19 @@ class _Conditional:
     def draw(self, noise: Noise, white: Tensor, last: Tensor | None) -> Tensor:
         """A draw of x0 given the data; ``white`` becomes xi, and variances of gross errors are drawn given ``last``."""
         variance = self._variance(last, noise)
-        about = {"prediction": self.prediction, "variance": variance}
+        refine = None if self.tweedie is None else self._refined
+        about: dict[str, Any] = {"prediction": self.prediction, "variance": variance, "refine": refine}
         return gaussian_draw(self.problem, self.key, self.lin, self.d, self.cov, white, noise, *self.limits, **about)
+
+    def _refined(self, residual: Tensor, added: Tensor, variance: Tensor | None) -> Tensor:
+        """What data add with the average of C and sigma^2 J in place of C, with which they add ``added``."""
+        assert self.tweedie is not None
+        tweedie = self.tweedie
+
+        def average(v: Tensor) -> Tensor:
+            return (self.cov.apply(v) + tweedie(v)) / 2
+
+        return explain_dearly(self.problem, self.lin, average, residual, added, self.jacobian, variance=variance)
 
     def _line(self, z: Tensor) -> tuple[Linearisation, Tensor]:
         """The operator near ``z``, and what this line says at D."""

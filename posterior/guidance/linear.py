@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from posterior.likelihoods import Linearisation
 from posterior.priors.covariance import Covariance, ScaledCovariance
 from posterior.priors.reference import Reference
 from posterior.problem import Problem
+
+Refine = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def gaussian_draw(
@@ -28,6 +30,7 @@ def gaussian_draw(
     *,
     prediction: Tensor | None = None,
     variance: Tensor | None = None,
+    refine: Refine | None = None,
 ) -> Tensor:
     """A draw of x0 ~ N(mean, C) given the data, by Matheron's rule: with xi ~ N(0, C), eta ~ N(0, R),
 
@@ -45,12 +48,15 @@ def gaussian_draw(
         tolerance: See `explain`.
         prediction: What the line says of A(mean), where it was not drawn there; that of ``lin`` where None.
         variance: See `explain`.
+        refine: Called with the residual, what data add and ``variance``, returns what is added in its place: another gain in
+            place of C A^T (A C A^T + R)^-1, as xi ~ N(0, C) is drawn. None for this gain.
     """
     like = problem.likelihood
     xi = cov.sqrt(white)
     eta = (like.variance if variance is None else variance).sqrt() * noise(tuple(like.y.shape[1:]))
     residual = like.y - (lin.prediction if prediction is None else prediction) - lin.jvp(xi) - eta
-    return mean + xi + explain(problem, key, lin, cov, residual, iterations, tolerance, variance)
+    added = explain(problem, key, lin, cov, residual, iterations, tolerance, variance)
+    return mean + xi + (added if refine is None else refine(residual, added, variance))
 
 
 def prior_mean(problem: Problem, like: Tensor, reference: Reference | None = None) -> Tensor:

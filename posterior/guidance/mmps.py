@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from posterior.guidance.base import Guidance
-from posterior.guidance.solves import explain
+from posterior.guidance.solves import explain, explain_dearly
 from posterior.integrators import Estimate
 from posterior.likelihoods import Linearisation
-from posterior.linalg import cg, gmres, norm
 from posterior.problem import Problem
 
 
@@ -50,35 +49,17 @@ class MMPSGuidance(Guidance):
         like = problem.likelihood
         mean, vjp = problem.denoise_with_vjp(x, sigma)
         lin = like.model.linearise(mean)
-        white = like.reach * like.variance.rsqrt()
+        residual = like.y - lin.prediction
+        start = self._linear_solution(problem, sigma, lin, residual)
+        solved = explain_dearly(problem, lin, lambda v: sigma**2 * vjp(v), residual, start, self.iterations, solver=self.solver)
+        return Estimate(mean + solved)
 
-        def system(u: Tensor) -> Tensor:
-            return u + sigma**2 * white * lin.jvp(vjp(lin.vjp(white * u)))
-
-        residual = white * (like.y - lin.prediction)
-        start = self._linear_solution(problem, sigma, lin, white, residual)
-        if start is not None:
-            left = residual - system(start)
-            # A guess that made things worse is dropped, item by item.
-            better = norm(left) < norm(residual)
-            start = torch.where(better, start, 0.0)
-            residual = torch.where(better, left, residual)
-        if self.solver == "gmres":
-            u = gmres(system, residual, iterations=self.iterations)
-        else:
-            u, _ = cg(system, residual, iterations=self.iterations)
-        u = u if start is None else start + u
-        return Estimate(mean + sigma**2 * vjp(lin.vjp(white * u)))
-
-    def _linear_solution(
-        self, problem: Problem, sigma: float, lin: Linearisation, white: Tensor, residual: Tensor
-    ) -> Tensor | None:
-        """The solution were the prior its reference Gaussian; None without one."""
+    def _linear_solution(self, problem: Problem, sigma: float, lin: Linearisation, residual: Tensor) -> Tensor | None:
+        """What data would add were the prior its reference Gaussian; None without one."""
         reference = problem.prior.reference
         if reference is None:
             return None
         cov = reference.covariance(problem.event_shape).given(sigma)
         # A solve that has not converged carries rounding, and with it the batch, into the draws.
         tolerance = 1e-6 if residual.dtype == torch.float64 else 1e-3
-        update = explain(problem, ("mmps", sigma), lin, cov, residual / white.clamp_min(1e-30), 400, tolerance)
-        return residual - white * lin.jvp(update)
+        return explain(problem, ("mmps", sigma), lin, cov, residual, 400, tolerance)

@@ -7,18 +7,21 @@
   with J the derivative of f. What is dear, B C B^T, is formed once for all draws where C is the same.
 - Else conjugate gradients on (I + L^T A^T R^-1 A L) w = L^T A^T R^-1 r with C = L L^T, which is the identity plus something
   positive, so that its residual bounds the error of w. The iterations are counted once, on a typical right-hand side.
+
+`explain_dearly` is for a C whose products are network calls: some Krylov iterations from what a cheap C says.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from posterior.likelihoods import Linearisation, StandardLikelihood
-from posterior.linalg import Apply, cg
+from posterior.linalg import Apply, cg, gmres, norm
 from posterior.priors.covariance import Covariance, FourierBasis, IdentityBasis, ScaledCovariance
 from posterior.problem import Problem, pilot_noise
 from posterior.svd import LARGEST_MATRIX, matrix_free_system, whitened_matrix
@@ -70,6 +73,46 @@ def explain(
         if max(like.count, size) <= few and size * math.prod(problem.event_shape) <= LARGEST_MATRIX:
             return _through(problem, key, lin, cov, residual, variance)
     return _iterative(problem, key, lin, cov, residual, iterations, tolerance, variance)
+
+
+def explain_dearly(
+    problem: Problem,
+    lin: Linearisation,
+    apply: Apply,
+    residual: Tensor,
+    start: Tensor | None,
+    iterations: int,
+    *,
+    variance: Tensor | None = None,
+    solver: Literal["gmres", "cg"] = "gmres",
+) -> Tensor:
+    """As `explain`, for a C whose products are dear and that need be neither symmetric nor positive.
+
+    Args:
+        problem: Whose data they are.
+        lin: The operator, at the fields in question.
+        apply: C v, for fields (B, *event); called ``iterations`` + 2 times, once less without ``start``.
+        residual: Right-hand sides (B, *range).
+        start: The answer with another, cheap covariance. Where its residual is no smaller than that of 0 it is dropped,
+            item by item.
+        iterations: Largest Krylov dimension.
+        variance: As in `explain`.
+        solver: Of the system u + R^(-1/2) A C A^T R^(-1/2) u = R^(-1/2) residual.
+    """
+    like = problem.likelihood
+    white = like.reach * (like.variance if variance is None else variance).rsqrt()
+
+    def system(u: Tensor) -> Tensor:
+        return u + white * lin.jvp(apply(lin.vjp(white * u)))
+
+    left, guess = white * residual, None
+    if start is not None:
+        guess = left - white * lin.jvp(start)
+        after = left - system(guess)
+        better = norm(after) < norm(left)
+        guess, left = torch.where(better, guess, 0.0), torch.where(better, after, left)
+    u = gmres(system, left, iterations=iterations) if solver == "gmres" else cg(system, left, iterations=iterations)[0]
+    return apply(lin.vjp(white * (u if guess is None else guess + u)))
 
 
 def _diagonal_weights(problem: Problem, cov: Covariance, like: Tensor) -> Tensor | None:

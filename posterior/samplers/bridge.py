@@ -45,6 +45,7 @@ class GaussianBridge(Guided):
         corrected: Whether the spread of x0 is corrected, by the prior's `SpreadCorrection`.
         equivariant: Whether a prior with symmetries is asked in another orientation at each step; see `Guided`.
         local: Whether it follows where the denoiser errs, where the prior carries a `LocalSpread`.
+        jacobian: Krylov iterations with the network's Jacobian in the gain; 0 for no backward pass, 2 are enough.
         iterations: Conjugate-gradient iterations at most, of a linear solve.
         tolerance: They stop once x0 is right to this many of its standard deviations, root-mean-square.
         schedule: How the noise levels are spaced; `LogUniform` where None.
@@ -73,6 +74,7 @@ class GaussianBridge(Guided):
         sweeps: int = 10,
         corrected: bool = False,
         local: bool = True,
+        jacobian: int = 0,
         equivariant: bool = True,
         iterations: int = 200,
         tolerance: float = 1e-3,
@@ -82,7 +84,7 @@ class GaussianBridge(Guided):
     ) -> None:
         if not 0 <= renewed <= 1:
             raise ValueError(f"GaussianBridge: renewed must be between 0 and 1, got {renewed}")
-        guidance = BridgeGuidance(iterations, tolerance, relinearise, sweeps, corrected, local)
+        guidance = BridgeGuidance(iterations, tolerance, relinearise, sweeps, corrected, local, jacobian)
         super().__init__(guidance, Ancestral(renewed), steps, schedule or LogUniform(), sigma_max, sigma_min, equivariant)
 
     def levels(self, problem: Problem) -> list[float]:

@@ -27,6 +27,8 @@ SAMPLERS = {
     # GMRES of 8 iterations and the final product, and one to see how good the reference's solution is
     "MMPS": (posterior.MMPS, lambda steps: (steps, 10 * steps)),
     "GaussianBridge": (posterior.GaussianBridge, lambda steps: (steps, 0)),
+    # two Krylov iterations, the final product, and one to see how good the start is
+    "GaussianBridge with the Jacobian": (partial(posterior.GaussianBridge, jacobian=2), lambda steps: (steps, 4 * steps)),
     "TMPD": (posterior.TMPD, lambda steps: (steps, 2 * steps)),
     "DiffPIR": (posterior.DiffPIR, lambda steps: (steps, 0)),
     "DDNM": (posterior.DDNM, lambda steps: (steps, 0)),
@@ -52,6 +54,11 @@ every = pytest.mark.parametrize("name", SAMPLERS)
 single = pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in POPULATIONS])
 # Those that need a linear operator.
 LINEAR_ONLY = {"DDNM", "DDRM", "FKFilter"}
+
+
+def called(name):
+    """The class, of settings of one too."""
+    return name.partition(" ")[0]
 
 
 def calls(name, steps=STEPS):

@@ -12,6 +12,7 @@ from tests.invariants.setting import (
     Quiet,
     Spoiled,
     assert_same,
+    called,
     calls,
     draw,
     every,
@@ -32,7 +33,7 @@ def test_network_that_stops_being_finite_ends_in_an_error(name, value, after, tm
     path = tmp_path / "run.safetensors"
     # particles are weighed by a look at the next step, so that it may be found a step early
     step = rf"[{max(after, 1)}{after + 1}]" if name in POPULATIONS else after + 1
-    with pytest.raises(posterior.SamplingError, match=rf"{name}: .*not finite after step {step} of {STEPS}") as caught:
+    with pytest.raises(posterior.SamplingError, match=rf"{called(name)}: .*not finite after step {step} of {STEPS}") as caught:
         draw(name, prior, draws=2, checkpoint=path)
     assert "\n" not in str(caught.value)
     assert not path.exists()
@@ -57,7 +58,7 @@ def test_values_too_large_for_the_datas_precision_end_in_an_error(name):
     if name == "REDDiff":
         pytest.skip("Adam's steps are bounded, whatever the network returns")
     prior = Spoiled(network_prior(), 1e39, calls(name) - 1)
-    with pytest.raises(posterior.SamplingError, match=f"{name}: .*not finite"):
+    with pytest.raises(posterior.SamplingError, match=f"{called(name)}: .*not finite"):
         draw(name, prior, draws=2)
 
 
@@ -136,7 +137,7 @@ def test_bad_input_is_refused_before_the_first_network_call(name, case):
 @pytest.mark.parametrize("steps", [0, -1])
 @every
 def test_no_steps_are_refused(name, steps):
-    with pytest.raises(ValueError, match=f"{name}: steps must be at least 1, got {steps}"):
+    with pytest.raises(ValueError, match=f"{called(name)}: steps must be at least 1, got {steps}"):
         sampler_of(name, steps)
 
 
