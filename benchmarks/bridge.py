@@ -201,7 +201,7 @@ def _downscale(name: str, when: np.datetime64, others: list[np.datetime64]) -> R
 
 
 def local_jobs(problems: int = 4) -> Iterator[Job]:
-    """Deblurred galaxies, problems that the comparison of methods does not have, with the average and the local covariance."""
+    """Deblurred galaxies, problems that the comparison of methods does not have, with one covariance or the other."""
     for i in range(problems):
         number = DEVELOPMENT + i
         yield f"problem {i}", lambda n=number: _local(n, blur.build("Hubble, Gaussian noise", n, False, 20))
@@ -222,8 +222,8 @@ def orientations_jobs(problems: int = 12) -> Iterator[Job]:
 
 
 def _local(problem: int, case: Case) -> Row:
-    samplers = {name: posterior.GaussianBridge(local=local) for name, local in (("average", False), ("local", True))}
-    return _beside(problem, case, samplers)
+    samplers = {"average": posterior.GaussianBridge(local=False), "local": posterior.GaussianBridge()}
+    return _beside(problem, case, samplers | {"local, and the Jacobian": posterior.GaussianBridge(jacobian=2)})
 
 
 def _orientations(problem: int, case: Case) -> Row:

@@ -28,6 +28,7 @@ COLUMNS = 6
 TITLE = 30  # characters of a line above a panel
 COMMON = 0.5  # share of the settings of peers that make a problem one of the curves'
 MARKERS = "osD^v<>PX*"
+JACOBIAN = f"{DEFAULT}, Jacobian"  # a curve of its own: settings of the default sampler that make backward passes
 
 
 def accuracy(rows: list[Row], units: str) -> Figure | None:
@@ -75,6 +76,8 @@ def _points(rows: list[Row], shared: set[str]) -> dict[str, dict[float, tuple[fl
     lines = groups([r for r in rows if r["problem"] in shared], "method", "setting")
     for (method, _), these in lines.items():
         if {r["problem"] for r in these} >= shared:
+            if method == DEFAULT and mean(these, "vjps"):
+                method = JACOBIAN
             seconds = sum(float(r["seconds"]) / float(r["draws"]) for r in these) / len(these)
             work, crps, of_method = mean(these, "nfe") + mean(these, "vjps"), mean(these, "crps"), points.setdefault(method, {})
             if work not in of_method or crps < of_method[work][2]:
@@ -108,7 +111,7 @@ def _peer(row: Row) -> bool:
 
 
 def _colour(method: str, i: int) -> str:
-    if method == "GaussianBridge":
+    if method in (DEFAULT, JACOBIAN):
         return BLUE
     if method in OURS:
         return GREEN

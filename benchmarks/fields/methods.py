@@ -35,13 +35,13 @@ MOST_TRIED = 5  # settings tried of one method on one kind of problem, the defau
 TUNED_AS = {("mri", "whole, 4x"): "4x", ("mri", "real k-space"): "4x"}
 # Settings of a peer that makes as many network calls a draw as our default, or fewer: as it ships, and tuned at that number.
 EQUAL, EQUAL_TUNED = "equal calls", "equal calls, tuned"
-# Methods without a backward pass and with at most a hundred network calls a draw; all others are given fewer problems and draws
-# on a CPU.
+# Methods without a backward pass as they ship and with at most a hundred network calls a draw; all others are given fewer
+# problems and draws on a CPU.
 CHEAP = ("GaussianBridge", "DiffPIR", "DDNM", "DDRM", "deepinv DiffPIR", "deepinv DDRM", "azula DiffPIR")
-# Other budgets than the default, for the curves of accuracy against time; the first is that of quick runs, of ours and of
-# methods without an entry in `AS_MANY`.
+# Other budgets than the default, for the curves of accuracy against time, and of ours the gain with the Jacobian; the first is
+# that of quick runs, of ours and of methods without an entry in `AS_MANY`.
 BUDGETS: dict[str, dict[str, dict[str, Any]]] = {
-    "GaussianBridge": {f"{n} steps": {"steps": n} for n in (4, 2, 20, 40)},
+    DEFAULT: {f"{n} steps": {"steps": n} for n in (4, 2, 20, 40)} | {"Jacobian": {"jacobian": 2}},
     "DiffPIR": {f"{n} steps": {"steps": n} for n in (10, 30)},
     "deepinv DPS": {"50 steps": {"num_steps": 50}},
     "deepinv DiffPIR": {f"{n} steps": {"max_iter": n} for n in (10, 30)},

@@ -37,7 +37,7 @@ The same with plots of accuracy against time and panels of reconstructions: `doc
   on the same priors, data and seeds at their documented defaults, and where a line says tuned at the best of the grid in
   `benchmarks/fields/grids.json`; baselines with a setting are tuned too. Tuning is on development problems that the tables
   never see (`benchmarks/fields/tuned.json` is the log, shown at the end). A line such as "20 steps" is another budget, for
-  the curves.
+  the curves; *Jacobian* is the default with two Krylov iterations of the network's Jacobian in its gain.
 - *n*: problems; *draws*: of each; *failed*: problems whose draws diverged, or on which the method broke down, named at the
   end of each suite. A draw has diverged if its root-mean-square error is above {DIVERGED:.0f} times the standard deviation of
   the truth (of withheld data, where no truth is known) or is not finite. One such draw fails the problem, which then has no
@@ -64,8 +64,9 @@ WHO = (
 )
 TUNED_TOO = (
     f"`{DEFAULT}` after the same search as the peers', at most as many settings on the same small problem, where something "
-    "better than its default was found, against the method that does best against it at any setting above. Its grid, 40 calls "
-    "at its own levels or from 8 or down to 0.1, was drawn up knowing that such levels help on development problems of Hubble."
+    "better than its default was found, against the method that does best against it at any setting above. Its grid, 20 calls "
+    "with the Jacobian at its own levels or from 8 or down to 0.1, was drawn up knowing what helps on development problems of "
+    "Hubble."
 )
 EQUALLY = (
     f"`{DEFAULT}` at its default against the best of those peers that make at most as many network calls a draw, at any "

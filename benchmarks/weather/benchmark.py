@@ -25,12 +25,13 @@ from posterior.recipes.weather.analysis import predict
 
 SETTINGS = Path(__file__).parent / "settings.json"
 LAYOUT = Layout(("count", "crps", "coverage90", "bias", "squared_error", "variance"))
-CLIMATOLOGY, OI, SEASONAL, ETKF, BRIDGE, LINEAR = (
+CLIMATOLOGY, OI, SEASONAL, ETKF, BRIDGE, JACOBIAN, LINEAR = (
     "climatology",
     "OI",
     "OI, covariance of the season",
     "ETKF",
     "GaussianBridge",
+    "GaussianBridge, Jacobian",
     "GaussianBridge, Gaussian denoiser",
 )
 METHODS = (
@@ -41,6 +42,8 @@ METHODS = (
     Method(LINEAR, "10 calls"),
     Method(BRIDGE, "10 calls"),
     Method(BRIDGE, "40 calls"),
+    Method(JACOBIAN, "10 calls"),
+    Method(JACOBIAN, "40 calls"),
 )
 CLIMATOLOGY_DAYS = 15
 
@@ -88,7 +91,7 @@ def measure(method: Method, case: Case, settings: dict[str, Any] | None = None) 
     began = time.monotonic()
     used = chosen().get(method.name, {}) if settings is None else settings
     try:
-        members, calls = run(method, case, used)
+        members, calls, products = run(method, case, used)
     except (ArithmeticError, RuntimeError) as error:
         return row | {"status": "failed", "reason": first_line(error)}
     seconds = time.monotonic() - began
@@ -111,28 +114,28 @@ def measure(method: Method, case: Case, settings: dict[str, Any] | None = None) 
         "squared_error": found.squared_error,
         "variance": found.variance,
         "nfe": calls,
-        "vjps": 0,
+        "vjps": products,
         "seconds": seconds,
     }
     row |= {k: number(v) for k, v in figures.items()}
     return row | {"status": "ok", "draws": str(len(members)), "settings": json.dumps(used)}
 
 
-def run(method: Method, case: Case, settings: dict[str, Any]) -> tuple[Tensor, int]:
-    """Members of one method's ensemble, (S, *event), and network calls for each."""
+def run(method: Method, case: Case, settings: dict[str, Any]) -> tuple[Tensor, int, int]:
+    """Members of one method's ensemble, (S, *event), and network calls and vector-Jacobian products for each."""
     given = case.given
     if method.name == CLIMATOLOGY:
-        return window(given.time, CLIMATOLOGY_DAYS), 0
+        return window(given.time, CLIMATOLOGY_DAYS), 0, 0
     if method.name == OI:
-        return optimal_interpolation(given.prior, given.likelihood).sample(case.draws, case.seed), 0
+        return optimal_interpolation(given.prior, given.likelihood).sample(case.draws, case.seed), 0, 0
     if method.name == SEASONAL:
-        return seasonal(case, **settings), 0
+        return seasonal(case, **settings), 0, 0
     if method.name == ETKF:
-        return localised(case, **settings), 0
+        return localised(case, **settings), 0, 0
     judged = LinearPrior(given.prior) if method.name == LINEAR else given.prior
     sampler = posterior.GaussianBridge(steps=int(method.setting.split()[0]), **settings)
     draws = posterior.sample(judged, given.likelihood, sampler, draws=case.draws, seed=case.seed, batch_size=case.draws)
-    return draws.samples, draws.stats.nfe
+    return draws.samples, draws.stats.nfe, draws.stats.vjps
 
 
 def localised(case: Case, *, days: float, every: int, radius: float, inflation: float) -> Tensor:

@@ -8,13 +8,14 @@ from itertools import product
 from typing import Any
 
 from benchmarks.harness.runner import Method
-from benchmarks.weather.benchmark import BRIDGE, ETKF, SEASONAL, SETTINGS, measure
+from benchmarks.weather.benchmark import BRIDGE, ETKF, JACOBIAN, SEASONAL, SETTINGS, measure
 from benchmarks.weather.cases import MONTHS, TUNING_DAYS, Case, day
 
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     ETKF: {"days": (30, 45), "every": (3,), "radius": (2000.0, 3000.0, 4500.0), "inflation": (1.0, 1.2)},
     SEASONAL: {"days": (30, 45, 60), "shrinkage": (0.03, 0.1, 0.3)},
     BRIDGE: {"sigma_max": (4.0, 8.0), "sigma_min": (0.1, 0.3)},
+    JACOBIAN: {"jacobian": (2,), "sigma_max": (2.0, 4.0, 8.0), "sigma_min": (0.1, 0.3)},
 }
 
 
