@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.harness.markdown import cell, groups, label, markdown
 from benchmarks.harness.table import Row
-from benchmarks.weather.benchmark import BRIDGE, ETKF, METHODS, OI, SEASONAL, SETTINGS
+from benchmarks.weather.benchmark import BRIDGE, ETKF, JACOBIAN, METHODS, OI, SEASONAL, SETTINGS
 from benchmarks.weather.cases import DAYS, ERROR, MONTHS, PRIOR, STATIONS
 
 DATA = Path(__file__).parent.parent.parent / "data"
@@ -30,8 +30,10 @@ and 2010 is kept for one.
   Gaussian denoiser `GaussianBridge` draws from the same posterior.
 - *{SEASONAL}*: the same with the covariance of training fields of the calendar window, shrunk towards the year's.
 - *ETKF*: ensemble transform Kalman filter from training fields of the calendar window, localised (LETKF).
+- *{JACOBIAN}*: the bridge with two Krylov iterations of the network's Jacobian in its gain (`jacobian=2`).
 - Fair CRPS in hPa, lower is better; *in 90 %*: share of the truth inside the central 90 % interval at Weibull positions;
-  *spread/skill*: root of mean variance over mean squared error of the mean, both unbiased; *calls*: network calls a draw.
+  *spread/skill*: root of mean variance over mean squared error of the mean, both unbiased; *calls*, *VJPs*: network
+  calls and vector-Jacobian products a draw.
 """
 
 
@@ -71,7 +73,7 @@ def body(rows: list[Row]) -> list[str]:
 
 def overall(rows: list[Row]) -> list[str]:
     """One line a method, averaged over its problems by count of values."""
-    head = ["method", "problems", "fair CRPS", "in 90 %", "spread/skill", "RMSE", "bias", "members", "calls", "s"]
+    head = ["method", "problems", "fair CRPS", "in 90 %", "spread/skill", "RMSE", "bias", "members", "calls", "VJPs", "s"]
     found = groups(rows, "method", "setting")
     table = []
     for method in METHODS:
@@ -89,6 +91,7 @@ def overall(rows: list[Row]) -> list[str]:
                     cell(_mean(these, "bias"), 2),
                     these[0]["draws"],
                     cell(_mean(these, "nfe"), 0),
+                    cell(_mean(these, "vjps"), 0),
                     cell(_mean(these, "seconds"), 1),
                 ]
             )
@@ -100,8 +103,8 @@ def comparisons(rows: list[Row]) -> list[str]:
     from scipy.stats import wilcoxon
 
     table = []
-    ours = {k: v for k, v in groups(rows, "method", "setting").items() if k[0] == BRIDGE}
-    for (_, setting), mine in sorted(ours.items()):
+    ours = {k: v for k, v in groups(rows, "method", "setting").items() if k[0] in (BRIDGE, JACOBIAN)}
+    for (sampler, setting), mine in sorted(ours.items()):
         for name in (OI, SEASONAL, ETKF):
             theirs = [r for r in rows if r["method"] == name]
             a, b = _paired(mine, theirs)
@@ -111,7 +114,7 @@ def comparisons(rows: list[Row]) -> list[str]:
             p = float(wilcoxon(a, b).pvalue)
             table.append(
                 [
-                    f"{BRIDGE}, {setting}",
+                    f"{sampler}, {setting}",
                     name,
                     f"{100 * (a.mean() / b.mean() - 1):+.1f} %",
                     f"{100 * low:+.1f} to {100 * high:+.1f} %",
@@ -141,24 +144,26 @@ def aims(rows: list[Row]) -> list[str]:
     """Each aim with what was measured."""
     found = groups(rows, "method", "setting")
     table = []
-    for calls, against, wanted in (("10 calls", OI, -6), ("10 calls", ETKF, -10), ("40 calls", OI, -8)):
-        mine = found.get((BRIDGE, calls), [])
-        a, b = _paired(mine, [r for r in rows if r["method"] == against])
-        if len(a):
-            got = 100 * (a.mean() / b.mean() - 1)
-            what = f"CRPS against {against}, {calls}, {len(a)} days"
-            table.append([what, f"{wanted} % or better", f"{got:+.1f} %", _met(got <= wanted)])
-    mine = found.get((BRIDGE, "10 calls"), [])
-    if mine:
-        coverage = 100 * _mean(mine, "coverage90")
-        table.append(["90 % coverage, 10 calls", "88 to 92 %", f"{coverage:.1f} %", _met(88 <= coverage <= 92)])
-        spread = math.sqrt(_mean(mine, "variance") / _mean(mine, "squared_error"))
-        table.append(["spread/skill, 10 calls", "0.95 to 1.05", f"{spread:.3f}", _met(0.95 <= spread <= 1.05)])
-        theirs = groups(found.get((OI, "default"), []), "cell")
-        months = groups(mine, "cell")
-        worse = [m for (m,), these in months.items() if (m,) in theirs and _mean(these, "crps") > _mean(theirs[(m,)], "crps")]
-        got = f"worse in {', '.join(worse)}" if worse else "in none"
-        table.append(["months in which it is worse than OI, 10 calls", "none", got, _met(not worse)])
+    for sampler in (BRIDGE, JACOBIAN):
+        who = f"{sampler}, 10 calls"
+        for calls, against, wanted in (("10 calls", OI, -6), ("10 calls", ETKF, -10), ("40 calls", OI, -8)):
+            mine = found.get((sampler, calls), [])
+            a, b = _paired(mine, [r for r in rows if r["method"] == against])
+            if len(a):
+                got = 100 * (a.mean() / b.mean() - 1)
+                what = f"CRPS against {against}, {sampler}, {calls}, {len(a)} days"
+                table.append([what, f"{wanted} % or better", f"{got:+.1f} %", _met(got <= wanted)])
+        mine = found.get((sampler, "10 calls"), [])
+        if mine:
+            coverage = 100 * _mean(mine, "coverage90")
+            table.append([f"90 % coverage, {who}", "88 to 92 %", f"{coverage:.1f} %", _met(88 <= coverage <= 92)])
+            spread = math.sqrt(_mean(mine, "variance") / _mean(mine, "squared_error"))
+            table.append([f"spread/skill, {who}", "0.95 to 1.05", f"{spread:.3f}", _met(0.95 <= spread <= 1.05)])
+            theirs = groups(found.get((OI, "default"), []), "cell")
+            months = groups(mine, "cell")
+            worse = [m for (m,), of in months.items() if (m,) in theirs and _mean(of, "crps") > _mean(theirs[(m,)], "crps")]
+            got = f"worse in {', '.join(worse)}" if worse else "in none"
+            table.append([f"months in which it is worse than OI, {who}", "none", got, _met(not worse)])
     return markdown(["aim", "wanted", "measured", ""], table)
 
 

@@ -35,7 +35,9 @@ MEASURED = 96  # held-out fields that the error spectrum is measured on
 CARD = {
     "summary": "fields of galaxies at the scale of Hubble's ACS, any size",
     "scaling": "divide by the surface brightness of the brightest galaxy's peak: 0.25 to 1 is what it knows best",
-    "data": ["simulated Sersic bulges and discs with spiral arms and clumps (posterior/recipes/deblur/galaxies.py)"],
+    "data": [
+        "simulated Sersic ellipticals, lenticulars and spirals with arms and clumps (posterior/recipes/deblur/galaxies.py)"
+    ],
     "held_out": "simulated fields of odd seeds",
     "licence": "Apache-2.0",
     "limits": "simulated light only: no stars, no dust lanes, no noise of the sky; galaxies of 2.5 to 9 pixels",
