@@ -111,8 +111,8 @@ SUITE = Suite(
     problems={"Hubble, Gaussian noise": 12, "Hubble, Poisson noise": 4, "brain, Gaussian blur": 6, "brain, motion blur": 6},
     few={"Hubble, Gaussian noise": 3, "Hubble, Poisson noise": 0, "brain, Gaussian blur": 3, "brain, motion blur": 3},
     classical=DEBLUR,
-    about="Galaxies are made with astropy's Sersic profiles, not with the simulator that the prior galaxies was trained on, and "
-    "seen through point-spread functions of Hubble's ACS that were measured; dark sky beyond the edge. Bulges of that "
+    about="Galaxies are made with astropy's Sersic profiles, not with the simulator that the prior galaxies was trained on, "
+    "and seen through point-spread functions of Hubble's ACS that were measured; dark sky beyond the edge. Bulges of that "
     "simulator once held some hundredths of the light, where real ones hold up to half of it; they were put right, and "
     "the prior was trained again, knowing that it helps on development problems. Settings of peers were chosen with the "
     "prior before. Brain slices as in the suite of MRI, without coils and k-space, mirrored beyond the edge.",
