@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks.harness.runner import Method
-from benchmarks.weather.benchmark import BRIDGE, ETKF, LAYOUT, LINEAR, METHODS, OI, chosen, measure
+from benchmarks.weather.benchmark import BRIDGE, ETKF, JACOBIAN, LAYOUT, LINEAR, METHODS, OI, chosen, measure
 from benchmarks.weather.cases import MONTHS, Case
 from benchmarks.weather.report import body, comparisons, overall
 from posterior.recipes.weather import bridge, demo_problem
@@ -15,7 +15,7 @@ from tests.recipes.pressure import pressure_prior
 def _row(method, cell, problem, crps, suite="days", count=561):
     row = LAYOUT.blank((suite, cell, str(problem), method.name, method.setting), 20)
     figures = {"count": count, "crps": crps, "coverage90": 0.9, "bias": 0.1, "squared_error": 4.0, "variance": 3.61}
-    return row | {k: str(v) for k, v in {**figures, "nfe": 10, "seconds": 1}.items()} | {"status": "ok"}
+    return row | {k: str(v) for k, v in {**figures, "nfe": 10, "vjps": 0, "seconds": 1}.items()} | {"status": "ok"}
 
 
 def _rows():
@@ -24,7 +24,7 @@ def _rows():
     for cell in MONTHS:
         for problem in range(2):
             hard = 1 + rng.uniform()
-            share = {BRIDGE: 0.9, ETKF: 1.1}
+            share = {BRIDGE: 0.9, JACOBIAN: 0.85, ETKF: 1.1}
             rows += [_row(m, cell, problem, hard * share.get(m.name, 1.0)) for m in METHODS]
     return rows
 
@@ -63,7 +63,7 @@ def test_a_member_that_diverged_fails_the_day(monkeypatch):
     given = demo_problem(pressure_prior(), 1, stations=10)
     members = given.truth + torch.arange(-3.0, 4.0).reshape(-1, 1, 1, 1)
     members[2] *= 1e5
-    monkeypatch.setattr("benchmarks.weather.benchmark.run", lambda method, case, settings: (members, 10))
+    monkeypatch.setattr("benchmarks.weather.benchmark.run", lambda method, case, settings: (members, 10, 0))
     row = measure(Method(BRIDGE, "2 calls"), Case("days", "01", 0, 7, given, 1), {})
     assert (row["status"], row["reason"]) == ("failed", "FloatingPointError: 1 of 7 draws diverged") and not row["crps"]
 
@@ -76,3 +76,9 @@ def test_a_row_is_measured(method):
     held = case.given.without(np.arange(10) < 4)
     row = measure(method, replace(case, suite="hour", given=replace(held, truth=None)), {})
     assert row["status"] == "ok" and row["count"] == "4"
+
+
+def test_backward_passes_are_counted():
+    case = Case("days", "01", 0, 3, demo_problem(pressure_prior(), 1, stations=10), 1)
+    row = measure(Method(JACOBIAN, "2 calls"), case, {"jacobian": 2})
+    assert (row["nfe"], row["vjps"]) == ("2", "8")
