@@ -64,7 +64,7 @@ WHO = (
 )
 TUNED_TOO = (
     f"`{DEFAULT}` after the same search as the peers', at most as many settings on the same small problem, where something "
-    "better than its default was found, against the method that does best against it at any setting above. Its grid, 20 calls "
+    "better than its default was found, against the method that does best against it at any setting above. Its grid, 40 calls "
     "with the Jacobian at its own levels or from 8 or down to 0.1, was drawn up knowing what helps on development problems of "
     "Hubble."
 )
