@@ -197,22 +197,25 @@ class _Conditional:
         tolerance = settings.tolerance if d.dtype == torch.float64 else max(settings.tolerance, SINGLE_TOLERANCE)
         # The start is noised at once, which drowns what a rough solve leaves.
         self.limits = settings.iterations, tolerance * (5 if key == "start" else 1)
-        self.jacobian, self.tweedie = settings.jacobian, None
+        self.jacobian, self.tweedie = settings.jacobian, tweedie
         self.lin, self.prediction = self._line(d)
         # A(D) says little of the noise before the data have spoken.
         self.unsure = self.like.stand_in == "local" or key == "start"
         if not self.like.model.linear or self.like.stand_in == "local":
             for _ in range(settings.relinearise):
-                self.lin, self.prediction = self._line(self.mean())
+                # without network calls
+                self.lin, self.prediction = self._line(self.d + self._added(self._variance(None, None)))
                 self.unsure = key == "start" and self.like.stand_in == "mixture"
-        # The line is found without network calls.
-        self.tweedie = tweedie
 
     def mean(self) -> Tensor:
         """Mean of x0 given the data; with gross errors, as if each datum had its expected precision."""
-        residual, variance = self.like.y - self.prediction, self._variance(None, None)
-        added = explain(self.problem, self.key, self.lin, self.cov, residual, *self.limits, variance)
-        return self.d + (added if self.tweedie is None else self._refined(residual, added, variance))
+        variance = self._variance(None, None)
+        added = self._added(variance)
+        return self.d + (added if self.tweedie is None else self._refined(self.like.y - self.prediction, added, variance))
+
+    def _added(self, variance: Tensor | None) -> Tensor:
+        """What data add to D with C."""
+        return explain(self.problem, self.key, self.lin, self.cov, self.like.y - self.prediction, *self.limits, variance)
 
     def covariance(self, v: Tensor) -> Tensor:
         """The covariance of x0 given the data, of fields ``v``; with gross errors as in `mean`."""
