@@ -177,12 +177,13 @@ def limits(rows: list[Row]) -> list[str]:
         "what the network adds is what it denoises better than the Gaussian does. On held-out days of 2009 its",
         "root-mean-square error differs from the Gaussian's, by noise level in standardised units (1 is",
         f"{about['scale']:.1f} hPa), by {told}.",
-        "The gain in CRPS is of this size, which says that the prior limits it rather than the sampler: a network that",
-        "denoises better would help.",
+        "The gain in CRPS is of this size, which says that the prior limits it more than the sampler does.",
     ]
     plain, season = (_mean([r for r in rows if r["method"] == name], "crps") for name in (OI, SEASONAL))
+    ten, with_jacobian = (_mean(groups(rows, "method", "setting").get((n, "10 calls"), []), "crps") for n in (BRIDGE, JACOBIAN))
     return [
         *lines,
+        f"The network's Jacobian in the gain changes the CRPS of the bridge by {100 * (with_jacobian / ten - 1):+.1f} % at ten calls.",
         "That the prior does not know the season is not it: the covariance of the season changes the score of optimal",
         f"interpolation by {100 * (season / plain - 1):+.1f} %.",
     ]
