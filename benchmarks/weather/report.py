@@ -180,10 +180,13 @@ def limits(rows: list[Row]) -> list[str]:
         "The gain in CRPS is of this size, which says that the prior limits it more than the sampler does.",
     ]
     plain, season = (_mean([r for r in rows if r["method"] == name], "crps") for name in (OI, SEASONAL))
-    ten, with_jacobian = (_mean(groups(rows, "method", "setting").get((n, "10 calls"), []), "crps") for n in (BRIDGE, JACOBIAN))
+    found = groups(rows, "method", "setting")
+    ten, with_jacobian = (found.get((name, "10 calls")) for name in (BRIDGE, JACOBIAN))
+    if ten and with_jacobian:
+        change = 100 * (_mean(with_jacobian, "crps") / _mean(ten, "crps") - 1)
+        lines.append(f"The network's Jacobian in the gain changes the CRPS of the bridge by {change:+.1f} % at ten calls.")
     return [
         *lines,
-        f"The network's Jacobian in the gain changes the CRPS of the bridge by {100 * (with_jacobian / ten - 1):+.1f} % at ten calls.",
         "That the prior does not know the season is not it: the covariance of the season changes the score of optimal",
         f"interpolation by {100 * (season / plain - 1):+.1f} %.",
     ]
