@@ -52,9 +52,9 @@ def accuracy(rows: list[Row], units: str) -> Figure | None:
     figure = new_figure(11, 4.4)
     axes = figure.subplots(1, 2)
     handles = {}
-    for i, method in enumerate(sorted(of_work.keys() | of_seconds.keys(), key=lambda m: (m not in OURS, m))):
+    for i, method in enumerate(sorted(of_work.keys() | of_seconds.keys(), key=lambda m: (m not in (*OURS, JACOBIAN), m))):
         style = {"color": _colour(method, i), "marker": MARKERS[i % len(MARKERS)], "label": method}
-        style |= {"lw": 1.8 if method in OURS else 0.9, "ms": 6, "alpha": 0.9}
+        style |= {"lw": 1.8 if method in (*OURS, JACOBIAN) else 0.9, "ms": 6, "alpha": 0.9}
         for ax, points, which in zip(axes, (of_seconds, of_work), (0, 1), strict=True):
             if line := sorted((p[which], p[2]) for p in points.get(method, {}).values()):
                 (handles[method],) = ax.plot([x for x, _ in line], [y for _, y in line], **style)
