@@ -32,7 +32,7 @@ from .priors.layouts.edm import EDMNetwork as EDMNetwork
 from .priors.layouts.score_sde import RectifiedFlow as RectifiedFlow, ScoreSDE as ScoreSDE
 from .priors.levy import LevyPrior as LevyPrior
 from .priors.loading import bundled_priors as bundled_priors, load_prior as load_prior, save_prior as save_prior
-from .priors.local import fit_local_spread as fit_local_spread
+from .priors.local_fit import fit_local_spread as fit_local_spread
 from .priors.mixture import GaussianMixturePrior as GaussianMixturePrior
 from .priors.network import NetworkPrior as NetworkPrior
 from .priors.plug_and_play import DeepinvPrior as DeepinvPrior

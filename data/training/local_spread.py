@@ -38,6 +38,7 @@ FINE, ACROSS = 0.1, 4.0
 COARSE, COARSE_FROM, COARSE_FACTOR = 0.12, 0.15, 1.3
 FINE_BAND, FINE_UNTIL, FINE_FACTOR = 0.17, 1.0, 0.95
 SIDE, CROPS = 48, 120
+NUCLEI = 400_000  # grid points of galaxies that are fitted: nuclei are few
 
 
 def galaxies() -> Tensor:
@@ -124,7 +125,8 @@ def main() -> None:
     prior = posterior.load_prior(folder)
     make, what = FIELDS[args.name]
     fields = make()
-    found = posterior.fit_local_spread(prior, fields, phase=args.name.startswith("brain-mri"))
+    points = NUCLEI if args.name == "galaxies" else 100_000
+    found = posterior.fit_local_spread(prior, fields, phase=args.name.startswith("brain-mri"), points=points)
     references, told = tuple(widened(r, args.factor) for r in found.references), ""
     if len(references) == 2:
         references = (references[0], with_fine_phase(references[1]))

@@ -1,11 +1,9 @@
-"""Where in a field a denoiser errs: the local scale of the covariance of x0 given x_sigma, fitted on held-out fields."""
+"""Where in a field a denoiser errs: the local scale of the covariance of x0 given x_sigma."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,18 +12,11 @@ from torch import Tensor
 from posterior.priors.covariance import Covariance, ScaledCovariance, turned
 from posterior.priors.reference import MeasuredReference, RadialReference
 
-if TYPE_CHECKING:
-    from posterior.priors.base import Prior
-
 WINDOWS = (0.5, 2.0)  # standard deviations of the windows of the features, grid points
 PHASE_WINDOW = 2.0  # of that of the phase
-KNOTS = 8
-RIDGE = 1e-3
 DARK = 1e-12  # what a feature is at least: below it every field counts as empty
-MOST = 400_000  # grid points that a regression looks at
 # Of bands: where they meet, cycles per grid point, and how sharply.
 CROSSOVER, STEEPNESS = 0.2, 8
-ROUNDS = 4  # of draws, to find the spectrum that gives draws the power that errors have
 
 
 @dataclass(frozen=True)
@@ -101,7 +92,7 @@ class LocalSpread:
 
         def log(level: int, band: int) -> Tensor:
             tables = zip(self.edges[level], self.values[level, :, band], strict=True)
-            return torch.stack([_response(seen, e, v) for e, v in tables], 1)
+            return torch.stack([response(seen, e, v) for e, v in tables], 1)
 
         def scale(band: int) -> Tensor:
             found = log(below, band)
@@ -186,7 +177,7 @@ def _smooth(fields: Tensor, width: float) -> Tensor:
     return torch.nn.functional.conv2d(smooth, window[None, None, None, :]).reshape(fields.shape)
 
 
-def _hats(seen: Tensor, edges: Tensor, knots: int) -> tuple[Tensor, Tensor]:
+def hats(seen: Tensor, edges: Tensor, knots: int) -> tuple[Tensor, Tensor]:
     """For features (B, F, H, W): the knot below each and the weight of the one above."""
     low, high = (edges[:, i].to(seen)[:, None, None] for i in (0, 1))
     at = ((seen - low) / (high - low)).clamp(0, 1) * (knots - 1)
@@ -194,203 +185,9 @@ def _hats(seen: Tensor, edges: Tensor, knots: int) -> tuple[Tensor, Tensor]:
     return below.long(), at - below
 
 
-def _response(seen: Tensor, edges: Tensor, values: Tensor) -> Tensor:
+def response(seen: Tensor, edges: Tensor, values: Tensor) -> Tensor:
     """log s^2 (B, H, W)."""
-    below, share = _hats(seen, edges, values.shape[1])
+    below, share = hats(seen, edges, values.shape[1])
     table = values.to(seen)
     parts = [torch.lerp(t[below[:, k]], t[below[:, k] + 1], share[:, k]) for k, t in enumerate(table)]
     return torch.stack(parts).sum(0)
-
-
-def fit_local_spread(
-    prior: Prior, fields: Tensor, *, phase: bool = False, sigmas: Sequence[float] | None = None, seed: int = 0
-) -> LocalSpread:
-    """Fit where a prior's denoiser errs to its errors on fields that it was not trained on.
-
-    At each noise level and for each component the squared error |x0 - D|^2, averaged over channels, is taken to be s^2 times
-    one of a law of mean 1, and log s^2 is regressed on the features of `LocalSpread` by the quasi-likelihood of variances, sum
-    log s^2 + e^2 / s^2, which is least on average at the true s^2 whatever that law is. What is left, H_b^2 S^-1 (x0 - D), is
-    fitted in the same way for each band. s_b is normalised to a mean square of 1 over the fields, and C is found by turns of
-    drawing and correcting: C times the power of errors over that of draws. The first half of the fields is fitted; the other
-    tells where it helps (`LocalSpread.gain`): where it does not, s = 1. Keep the result with ``prior.local_spread = ...``;
-    `save_prior` writes it and `GaussianBridge` uses it.
-
-    Args:
-        prior: A prior whose reference is a `RadialReference` or an `EOFReference`.
-        fields: Held-out fields (N, *event), at least 2, physical units.
-
-    Other arguments:
-        phase: Whether errors along the phase of complex images, (N, 2, H, W) with the real part first, and across it are told
-            apart; for a `RadialReference`.
-        sigmas: Noise levels, ascending; those of the reference's error spectrum if None.
-        seed: Seed of the noise.
-
-    Raises:
-        ValueError: If the prior carries no such reference, there are too few fields or no levels, or ``phase`` is asked for of
-            fields that are no complex images.
-
-    References:
-        Wedderburn. Quasi-likelihood functions, generalized linear models, and the Gauss-Newton method. 1974. Biometrika 61(3).
-    """
-    reference = prior.reference
-    if not isinstance(reference, MeasuredReference):
-        raise ValueError(f"fit_local_spread: prior '{prior.name}' carries no RadialReference or EOFReference")
-    levels = reference.sigmas if sigmas is None else torch.as_tensor(sigmas, dtype=torch.float64)
-    if levels is None or len(fields) < 2:
-        raise ValueError(
-            f"fit_local_spread: got {len(fields)} fields; wanted two at least, and sigmas= without an error spectrum"
-        )
-    prior.check_event(tuple(fields.shape[1:]), "fit_local_spread")
-    if phase and not (fields.ndim == 4 and fields.shape[1] == 2 and isinstance(reference, RadialReference)):
-        raise ValueError(
-            f"fit_local_spread: phase=True takes complex images (N, 2, H, W) and a RadialReference; got {tuple(fields.shape)} "
-            f"and {type(reference).__name__}"
-        )
-    clean = prior.affine.to_standard(fields.double())
-    exists = _existing(prior, fields)
-    fits = []
-    for i, sigma in enumerate(levels.tolist()):
-        g = torch.Generator().manual_seed(seed + i)
-        noisy = (clean + sigma * torch.randn(clean.shape, generator=g, dtype=clean.dtype)).float()
-        with torch.no_grad():
-            denoised = torch.cat([prior.denoise(x, sigma) for x in noisy.split(4)]).double()
-        error, around = clean - denoised, frame(denoised) if phase else None
-        seen, parts = features(denoised, around), turned(around, error, -1).split(1, 1) if phase else (error,)
-        fits.append([_fit(reference, seen, part, sigma, exists, g) for part in parts])
-    errors = [torch.stack([level[k].errors for level in fits]).clamp_min(1e-30) for k in range(len(fits[0]))]
-    return LocalSpread(
-        tuple(reference.with_errors(levels, e) for e in errors),
-        torch.stack([torch.stack([part.edges for part in level]) for level in fits]),
-        torch.stack([torch.stack([part.values for part in level]) for level in fits]),
-        float(np.mean([sum(part.gain for part in level) for level in fits])),
-    )
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """What is fitted to one component at one noise level."""
-
-    edges: Tensor
-    values: Tensor
-    errors: Tensor
-    gain: float
-
-
-def _existing(prior: Prior, fields: Tensor) -> Tensor:
-    """(H, W) boolean: grid points that exist in a channel, where the prior knows which do; all of them elsewhere."""
-    if prior.labels is None or prior.labels.mask is None:
-        return torch.ones(fields.shape[-2:], dtype=torch.bool)
-    return prior.labels.mask.reshape(-1, *fields.shape[-2:]).any(0)
-
-
-def _fit(reference: MeasuredReference, seen: Tensor, error: Tensor, sigma: float, exists: Tensor, g: torch.Generator) -> _Fit:
-    half = len(error) // 2
-    spread = (len(error), *[1] * (error.ndim - 3), *error.shape[-2:])
-    # Where nothing exists nothing errs, whatever the field is: (N, F, 1, points) and (N, 1, points) of the others.
-    known = seen[..., None, exists]
-    pick = torch.randperm(half * int(exists.sum()), generator=g)[:MOST]
-    edges = _edges(known[:half], pick)
-    amplitudes = band_amplitudes(reference, tuple(error.shape[1:]))
-
-    def fitted(part: Tensor) -> Tensor:
-        """log s^2 at the knots for errors (N, ...), normalised; 0 where it does not help the fields that are not fitted."""
-        target = _squared(part)[..., None, exists]
-        found = _regress(known[:half], target[:half], edges, pick)
-        level, told = target[:half].mean().log(), _response(known[half:], edges, found)
-        if float((level + target[half:] / level.exp() - told - target[half:] * (-told).exp()).mean()) <= 0:
-            return torch.zeros_like(found)
-        return found - _response(known, edges, found).exp().mean().log() / len(edges)
-
-    def scale(table: Tensor) -> Tensor:
-        return (_response(seen, edges, table) / 2).exp().reshape(spread)
-
-    everything = fitted(error)
-    # Bands are those of errors of one size: large errors near small ones would leak into the bands of these.
-    white = error / scale(everything)
-    values = [
-        everything if h is None else everything + fitted(torch.fft.ifft2(h.square() * torch.fft.fft2(white)).real)
-        for h in amplitudes
-    ]
-    values = [v - _response(known, edges, v).exp().mean().log() / len(edges) for v in values]
-    scales = [scale(v) for v in values]
-
-    errors, base = _spectrum(reference, error, sigma, amplitudes, tuple(scales), g)
-    return _Fit(edges, torch.stack(values), errors, _gain(base, amplitudes, scales, _squared(error), exists))
-
-
-def _spectrum(
-    reference: MeasuredReference,
-    error: Tensor,
-    sigma: float,
-    amplitudes: list[Tensor | None],
-    scales: tuple[Tensor, ...],
-    g: torch.Generator,
-) -> tuple[Tensor, Covariance]:
-    """The row of the table of errors with which draws have the power of errors, and C as the last draws had it."""
-    wanted = reference.error_power(error, sigma).clamp_min(1e-30)
-    errors, level = wanted, torch.tensor([sigma], dtype=torch.float64)
-    for _ in range(ROUNDS):
-        base = reference.with_errors(level, errors[None]).error_covariance(tuple(error.shape[1:]), sigma)
-        bands = tuple(base if h is None else base.scaled(h.square()) for h in amplitudes)
-        white = torch.randn(error.shape, generator=g, dtype=error.dtype)
-        drawn = reference.error_power(ScaledCovariance(bands, scales, base).sqrt(white), sigma)
-        errors = errors * wanted / drawn.clamp_min(1e-30)
-    return errors, base
-
-
-def _squared(error: Tensor) -> Tensor:
-    """Averaged over channels, (N, H, W)."""
-    return error.reshape(len(error), -1, *error.shape[-2:]).square().mean(1).clamp_min(1e-30)
-
-
-def _gain(base: Covariance, amplitudes: list[Tensor | None], scales: list[Tensor], squared: Tensor, exists: Tensor) -> float:
-    """See `LocalSpread.gain`; of the half of the fields that was not fitted."""
-
-    def share(*bands: Tensor | None) -> float:
-        return base.scaled(math.prod((h for h in bands if h is not None), start=torch.ones(()))).mean_variance
-
-    sizes = [s.reshape(squared.shape)[..., exists] for s in scales]
-    shares = {(i, j): share(amplitudes[i], amplitudes[j]) for i in range(len(sizes)) for j in range(len(sizes))}
-    # The local variance is that of the bands together, each of which has a share in the field's.
-    parts = [w * sizes[i] * sizes[j] for (i, j), w in shares.items()]
-    half = len(squared) // 2
-    local, target = (sum(parts[1:], parts[0]) / sum(shares.values()))[half:], squared[..., exists]
-    level, target = target[:half].mean(), target[half:]
-    gain = 0.5 * (target / level - local.log() - target / (level * local)).mean()
-    return max(0.0, float(gain))
-
-
-def _edges(seen: Tensor, pick: Tensor) -> Tensor:
-    """First and last knot of each feature, (F, 2), of features (N, F, 1, points) at some of the points."""
-    picked = seen.transpose(0, 1).flatten(1)[:, pick]
-    edges = torch.quantile(picked, torch.tensor([0.01, 0.99], dtype=seen.dtype), dim=1).T.contiguous()
-    edges[:, 1] = torch.maximum(edges[:, 1], edges[:, 0] + 1e-6)
-    return edges
-
-
-def _regress(seen: Tensor, squared: Tensor, edges: Tensor, pick: Tensor) -> Tensor:
-    """log s^2 at the knots, (F, K), by damped Newton steps on a convex sum over some of the points."""
-    features_, target = seen.transpose(0, 1).flatten(1)[:, pick], squared.flatten()[pick]
-    below, share = (v[0, :, 0] for v in _hats(features_[None, :, None], edges, KNOTS))
-    hats = torch.zeros(len(target), len(edges), KNOTS, dtype=seen.dtype)
-    hats.scatter_(2, below.T[..., None], 1 - share.T[..., None]).scatter_add_(2, below.T[..., None] + 1, share.T[..., None])
-    basis, level = hats.flatten(1), target.mean().log()
-    ridge = 2 * RIDGE * torch.eye(basis.shape[1], dtype=seen.dtype)
-
-    def loss(b: Tensor) -> Tensor:
-        log = level + basis @ b
-        return (log + target * (-log).exp()).mean() + RIDGE * b.square().sum()
-
-    b = torch.zeros(basis.shape[1], dtype=seen.dtype)
-    for _ in range(25):
-        ratio = target * (-(level + basis @ b)).exp()
-        slope = basis.T @ (1 - ratio) / len(target) + ridge @ b
-        # Halfway to the expected curvature, for squared errors have heavy tails.
-        step = torch.linalg.solve((basis * (1 + ratio[:, None]) / 2).T @ basis / len(target) + ridge, slope)
-        length = 1.0
-        while length > 1e-3 and loss(b - length * step) > loss(b):
-            length /= 2
-        b = b - length * step
-        if float((length * step).abs().max()) < 1e-5:
-            break
-    return b.reshape(len(edges), KNOTS) + level / len(edges)
