@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Container
@@ -76,7 +77,7 @@ def _points(rows: list[Row], shared: set[str]) -> dict[str, dict[float, tuple[fl
     lines = groups([r for r in rows if r["problem"] in shared], "method", "setting")
     for (method, _), these in lines.items():
         if {r["problem"] for r in these} >= shared:
-            if method == DEFAULT and "jacobian" in these[0].get("settings", ""):
+            if method == DEFAULT and re.search(r"jacobian=[1-9]", these[0].get("settings", "")):
                 method = JACOBIAN
             seconds = sum(float(r["seconds"]) / float(r["draws"]) for r in these) / len(these)
             work, crps, of_method = mean(these, "nfe") + mean(these, "vjps"), mean(these, "crps"), points.setdefault(method, {})
