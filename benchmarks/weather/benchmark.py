@@ -17,7 +17,7 @@ from benchmarks.harness.runner import Benchmark, Method
 from benchmarks.harness.source import name_of
 from benchmarks.harness.table import Layout, Row, first_line, number
 from benchmarks.metrics import diverged
-from benchmarks.weather.cases import DAYS, FOLDS, HOUR, MONTHS, Case, day, fold, prior, window
+from benchmarks.weather.cases import DAYS, FOLDS, HOUR, MONTHS, MORE_DAYS, Case, day, fold, prior, window
 from posterior.likelihoods import GaussianLikelihood
 from posterior.priors.analytic import GaussianPrior
 from posterior.recipes.weather import LinearPrior, area_weights, etkf, optimal_interpolation, score
@@ -54,23 +54,25 @@ class Weather(Benchmark):
     name = "weather"
     module = "benchmarks.weather.benchmark"
     layout = LAYOUT
-    suites = ("days", "hour")
+    suites = ("days", "more days", "hour")
 
     def cells(self, suite: str) -> tuple[str, ...]:
-        return MONTHS if suite == "days" else (HOUR,)
+        return (HOUR,) if suite == "hour" else MONTHS
 
     def methods(self, names: list[str] | None = None) -> list[Method]:
         return [m for m in METHODS if names is None or m.name in names]
 
     def problems(self, method: Method, suite: str, cell: str) -> int:
-        return len(DAYS) if suite == "days" else FOLDS
+        return {"days": len(DAYS), "more days": len(MORE_DAYS), "hour": FOLDS}[suite]
 
     def parts(self, method: Method, suite: str, cell: str) -> tuple[str, ...]:
         return name_of(day), name_of(fold), name_of(run)
 
     def build(self, suite: str, cell: str, problem: int, quick: bool = False, draws: int | None = None) -> Case:
         count = draws or (20 if quick else 32)
-        return day(cell, problem, count) if suite == "days" else fold(problem, 2 * count)
+        if suite == "hour":
+            return fold(problem, 2 * count)
+        return day(cell, problem, count, DAYS if suite == "days" else MORE_DAYS, suite)
 
     def measure(self, method: Method, case: Case, settings: dict[str, Any] | None = None) -> Row:
         return measure(method, case, settings) | {"revision": self.revision(method, case.suite, case.cell)}

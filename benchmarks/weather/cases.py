@@ -18,6 +18,7 @@ from posterior.recipes.weather.analysis import parts
 PRIOR = "slp-north-atlantic"
 MONTHS = tuple(f"{m:02d}" for m in range(1, 13))
 DAYS = (3, 9, 15, 21, 27)  # of every month of 2009: the benchmark
+MORE_DAYS = (1, 5, 8, 11, 13, 17, 19, 23, 25, 28)  # of every month of 2009: the same question asked of twice as many
 TUNING_DAYS = (6,)  # of every month of 2009: the choice of settings
 STATIONS, ERROR = 30, 1.0
 HOUR = "2005-08-26 00 UTC"
@@ -29,7 +30,7 @@ class Case:
     """One problem.
 
     Args:
-        suite: "days" or "hour".
+        suite: "days", "more days" or "hour".
         cell: Month, or the hour.
         problem: Number of the day in its month, or of the fold.
         draws: Members of every ensemble but the climatological ones.
@@ -67,14 +68,14 @@ def prior() -> posterior.priors.base.Prior:
     return posterior.load_prior(PRIOR)
 
 
-def day(month: str, number: int, draws: int, days: tuple[int, ...] = DAYS) -> Case:
+def day(month: str, number: int, draws: int, days: tuple[int, ...] = DAYS, suite: str = "days") -> Case:
     """A day of 2009, with stations and errors of its own."""
     date = np.datetime64(f"2009-{month}-{days[number]:02d}")
     times, fields = history()
     seed = int(str(date).replace("-", ""))
     truth = fields[int(np.flatnonzero(times == date)[0])]
     given = simulate(prior(), truth, date, stations=STATIONS, sigma=ERROR, seed=seed, source="2009")
-    return Case("days", month, number, draws, given, seed)
+    return Case(suite, month, number, draws, given, seed)
 
 
 @cache
