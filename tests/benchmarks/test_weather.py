@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from benchmarks.harness.runner import Method
-from benchmarks.weather.benchmark import BRIDGE, ETKF, JACOBIAN, LAYOUT, LINEAR, METHODS, OI, chosen, measure
-from benchmarks.weather.cases import MONTHS, Case
+from benchmarks.weather.benchmark import BENCHMARKS, BRIDGE, ETKF, JACOBIAN, LAYOUT, LINEAR, METHODS, OI, chosen, measure
+from benchmarks.weather.cases import DAYS, MONTHS, MORE_DAYS, TUNING_DAYS, Case
 from benchmarks.weather.report import body, comparisons, overall
 from posterior.recipes.weather import bridge, demo_problem
 from tests.recipes.pressure import pressure_prior
@@ -55,8 +55,18 @@ def test_the_page_has_a_section_for_each_suite():
     rows = _rows()
     assert not any("real hour" in line for line in body(rows))
     rows += [_row(m, "h", k, 0.5, "hour", 16) for m in METHODS for k in range(5)]
+    assert "## Twice as many other days" not in "\n".join(body(rows))
+    rows += [row | {"suite": "more days"} for row in _rows()]
     text = "\n".join(body(rows))
+    assert text.count("24 days |") == 12 and "23, 25 and 28 of every month" in text
     assert "## By month" in text and "80 stations" in text and "Settings chosen" in text
+
+
+def test_suites_share_no_day():
+    """Nor do they have one on which settings were chosen."""
+    assert len({*DAYS, *MORE_DAYS, *TUNING_DAYS}) == len(DAYS) + len(MORE_DAYS) + len(TUNING_DAYS)
+    benchmark = BENCHMARKS["weather"]
+    assert benchmark.problems(METHODS[1], "more days", "02") == len(MORE_DAYS) and max(MORE_DAYS) <= 28
 
 
 def test_a_member_that_diverged_fails_the_day(monkeypatch):
