@@ -13,6 +13,7 @@ from posterior.guidance.base import Guidance
 from posterior.guidance.estimation import reference_of
 from posterior.guidance.linear import gaussian_draw, prior_mean
 from posterior.guidance.solves import explain, explain_dearly
+from posterior.guidance.tails import judged
 from posterior.integrators import Estimate, Noise
 from posterior.likelihoods import Linearisation
 from posterior.linalg import Apply
@@ -34,7 +35,7 @@ class BridgeGuidance(Guidance):
 
     Exact at any number of steps where the prior is Gaussian and the data are linear with Gaussian noise. A prior that carries a
     `LocalSpread` has in place of C_s a covariance that depends on D: wide where, and in which direction, such a D tends to be
-    wrong.
+    wrong. If that has ``tails``, what the data say of where D is wrong counts too: see `posterior.guidance.tails.judged`.
 
     **The network's Jacobian.** By Tweedie's formula the covariance of x0 given x is sigma^2 J, J = dD/dx. It knows this x; C_s
     knows how much such a network errs. With ``jacobian`` the average of the two takes the place of C_s in the gain, while xi
@@ -68,6 +69,7 @@ class BridgeGuidance(Guidance):
         corrected: Whether C_s is the average covariance with the prior's `SpreadCorrection`.
         local: Whether C_s knows where in the field, and along which direction of a complex image, the denoiser errs, where the
             prior carries a `LocalSpread`.
+        adaptive: Whether data may widen and narrow that covariance, where the `LocalSpread` has ``tails``; a linear solve more.
         jacobian: Krylov iterations with M, from what C_s says; 0 for C_s alone. A step makes two vector-Jacobian products more
             than these.
 
@@ -90,6 +92,7 @@ class BridgeGuidance(Guidance):
     sweeps: int = 10
     corrected: bool = False
     local: bool = True
+    adaptive: bool = True
     jacobian: int = 0
 
     def __post_init__(self) -> None:
@@ -114,6 +117,11 @@ class BridgeGuidance(Guidance):
         if local is None or self.corrected or not self.local:
             return self.covariance(problem, sigma)
         return local.covariance(d, sigma, self._typical(problem, d))
+
+    def tails(self, problem: Problem) -> float | None:
+        """kappa of the prior's local spread, where it has one and may follow the data."""
+        local = problem.prior.local_spread
+        return None if local is None or self.corrected or not (self.local and self.adaptive) else local.tails
 
     def _typical(self, problem: Problem, like: Tensor) -> Tensor:
         """The mean of the reference Gaussian's own posterior, (1, *event): a field that depends on no draw."""
@@ -172,11 +180,17 @@ class BridgeGuidance(Guidance):
             last: The x0 that ``x`` was drawn from, of which the variances of gross errors are drawn; D where None.
         """
         if not self.jacobian:
-            d = problem.denoise(x, sigma)
-            given = _Conditional(self, problem, sigma, d, self.given(problem, sigma, d))
+            d, tweedie = problem.denoise(x, sigma), None
         else:
             d, vjp = problem.denoise_with_vjp(x, sigma)
-            given = _Conditional(self, problem, sigma, d, self.given(problem, sigma, d), lambda v: sigma**2 * vjp(v))
+
+            def tweedie(v: Tensor) -> Tensor:
+                return sigma**2 * vjp(v)
+
+        given = _Conditional(self, problem, sigma, d, self.given(problem, sigma, d), tweedie)
+        kappa = self.tails(problem)
+        if kappa is not None:
+            given.adapt(kappa)
         return Estimate(given.mean, lambda noise: given.draw(noise, noise(), last))
 
 
@@ -206,6 +220,12 @@ class _Conditional:
                 # without network calls
                 self.lin, self.prediction = self._line(self.d + self._added(self._variance(None, None)))
                 self.unsure = key == "start" and self.like.stand_in == "mixture"
+
+    def adapt(self, kappa: float) -> None:
+        """Let the data have their say on a local C; see `judged`."""
+        assert isinstance(self.cov, ScaledCovariance)
+        residual, variance = self.like.y - self.prediction, self._variance(None, None)
+        self.cov = judged(self.problem, self.key, self.lin, self.cov, residual, *self.limits, variance, kappa)
 
     def mean(self) -> Tensor:
         """Mean of x0 given the data; with gross errors, as if each datum had its expected precision."""

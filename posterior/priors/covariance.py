@@ -159,6 +159,14 @@ class Covariance:
         """What of it depends on no draw: all of it."""
         return self
 
+    def components(self, v: Tensor) -> Tensor:
+        """See `ScaledCovariance.components`: fields as they are."""
+        return v
+
+    def variances(self) -> Tensor:
+        """Of the components, averaged over the grid; broadcasts to fields (B, *event)."""
+        return _grid_mean(self.basis, self.eigenvalues)
+
     def given(self, sigma: Tensor | float) -> Covariance:
         """Covariance of x0 given x0 + sigma eps; ``sigma`` a scalar."""
         s2 = torch.as_tensor(sigma, dtype=self.eigenvalues.dtype) ** 2
@@ -242,6 +250,20 @@ class ScaledCovariance:
 
         return root, back
 
+    def components(self, v: Tensor) -> Tensor:
+        """U^T v: the components that have a scale each, as channels of (B, *event)."""
+        return turned(self.frame, v, -1)
+
+    def variances(self) -> Tensor:
+        """Of the components at each grid point, as if the scales were the same around it; broadcasts to (B, *event)."""
+        basis = self.bands[0].basis
+        pairs = [
+            s * t * _grid_mean(basis, (c.eigenvalues * e.eigenvalues).sqrt())
+            for c, s in zip(self.bands, self.scales, strict=True)
+            for e, t in zip(self.bands, self.scales, strict=True)
+        ]
+        return sum(pairs[1:], pairs[0])
+
     def mean_eigenvalues(self) -> Tensor:
         """Of the basis, on average over the field, (B, ...): the bands together, as if they were large in the same places."""
         parts = [
@@ -249,6 +271,11 @@ class ScaledCovariance:
             for c, s in zip(self.bands, self.scales, strict=True)
         ]
         return sum(parts[1:], parts[0]).square()
+
+
+def _grid_mean(basis: Basis, eigenvalues: Tensor) -> Tensor:
+    """Of the variances of grid points: those of each channel where they are told apart."""
+    return eigenvalues.mean((-2, -1), keepdim=True) if isinstance(basis, FourierBasis) else eigenvalues.mean()
 
 
 def turned(frame: Tensor | None, v: Tensor, sign: int) -> Tensor:

@@ -47,14 +47,19 @@ class LocalSpread:
         gain: What the Gaussian log-density of the errors of fields that were not fitted gains over one scale for the whole
             field, for each grid point and with independent errors. The same fields decide at which noise levels, for which
             component and in which band s is not 1, so it is a little too good, and 0 where s never helps.
+        tails: How firmly s_b^2 is held against what data say of an error, kappa of `posterior.guidance.tails.judged`: the
+            smaller, the heavier the tails that errors are taken to have. None where they are taken to be Gaussian given s_b.
     """
 
     references: tuple[MeasuredReference, ...]
     edges: Tensor
     values: Tensor
     gain: float
+    tails: float | None = None
 
     def __post_init__(self) -> None:
+        if self.tails is not None and not self.tails > 0:
+            raise ValueError(f"LocalSpread: tails must be positive, got {self.tails}")
         counts = {0 if r.sigmas is None else len(r.sigmas) for r in self.references}
         levels, parts = max(counts, default=0), len(self.references)
         count = len(WINDOWS) * (2 * parts + 1)

@@ -31,6 +31,7 @@ def fit_local_spread(
     sigmas: Sequence[float] | None = None,
     seed: int = 0,
     points: int = 100_000,
+    tails: float | None = None,
 ) -> LocalSpread:
     """Fit where a prior's denoiser errs to its errors on fields that it was not trained on.
 
@@ -52,6 +53,7 @@ def fit_local_spread(
         sigmas: Noise levels, ascending; those of the reference's error spectrum if None.
         seed: Seed of the noise.
         points: Grid points that a regression looks at, of all fitted fields together; more where what matters is rare.
+        tails: See `LocalSpread`. It is not fitted: try some from 0.1 to 1 on problems like yours.
 
     Raises:
         ValueError: If the prior carries no such reference, there are too few fields or no levels, or ``phase`` is asked for of
@@ -91,6 +93,7 @@ def fit_local_spread(
         torch.stack([torch.stack([part.edges for part in level]) for level in fits]),
         torch.stack([torch.stack([part.values for part in level]) for level in fits]),
         float(np.mean([sum(part.gain for part in level) for level in fits])),
+        tails,
     )
 
 

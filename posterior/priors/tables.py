@@ -117,6 +117,8 @@ def write_tables(
         named = {"edges": local.edges, "values": local.values, "sigmas": local.references[0].sigmas, "errors": errors}
         tensors |= {f"local.{k}": v.double().clone() for k, v in named.items() if v is not None}
         tensors["local.gain"] = torch.tensor(local.gain, dtype=torch.float64)
+        if local.tails is not None:
+            tensors["local.tails"] = torch.tensor(local.tails, dtype=torch.float64)
     return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, settings
 
 
@@ -197,7 +199,8 @@ def read_local(tables: Tables, reference: Reference | None, event_shape: tuple[i
     if errors is None:
         raise ValueError(f"{tables.where}: local.values without local.errors")
     references = tuple(reference.with_errors(sigmas, e) for e in errors.unbind(1))
-    found = LocalSpread(references, edges, values, float(tables.take("local.gain", ())))
+    tails = float(tables.take("local.tails", ())) if tables.has("local.tails") else None
+    found = LocalSpread(references, edges, values, float(tables.take("local.gain", ())), tails)
     found.check_event(event_shape, str(tables.where))
     return found
 

@@ -18,6 +18,8 @@ TOP = 2.0
 # In units of the prior's rms: an error of the denoiser so small that its law no longer matters, and where that is sought.
 SETTLED = 0.1
 LOWEST = (0.03, 0.5)
+# Both in the prior's rms where its errors have heavy tails: a Gaussian's posterior is a worse start then, and a worse end.
+HEAVY = (4.0, 0.1)
 
 
 class GaussianBridge(Guided):
@@ -32,8 +34,9 @@ class GaussianBridge(Guided):
     at 2 s of the widest direction, which leaves a fifth, and at 2 rms at least. So large patterns that the data leave open
     start in more noise than those that they settle. The last draw is of a Gaussian too, whose spread is that of the denoiser's
     error, so levels at which this is small add nothing: where the prior carries a measured error spectrum the grid ends at the
-    level at which its root-mean-square is 0.1 rms, though not outside 0.03 to 0.5 rms; elsewhere at 0.03 rms. Levels are
-    equally spaced in log sigma.
+    level at which its root-mean-square is 0.1 rms, though not outside 0.03 to 0.5 rms; elsewhere at 0.03 rms. Where the
+    prior's `LocalSpread` has ``tails`` the Gaussian is a worse guide at both ends, and the grid goes from 4 rms at least to 0.1
+    rms. Levels are equally spaced in log sigma.
 
     Args:
         steps: Steps from sigma_max to 0, a network call each.
@@ -45,6 +48,7 @@ class GaussianBridge(Guided):
         corrected: Whether the spread of x0 is corrected, by the prior's `SpreadCorrection`.
         equivariant: Whether a prior with symmetries is asked in another orientation at each step; see `Guided`.
         local: Whether it follows where the denoiser errs, where the prior carries a `LocalSpread`.
+        adaptive: Whether data have a say in that, where its errors have heavy ``tails``.
         jacobian: Krylov iterations with the network's Jacobian in the gain; 0 for no backward pass, 2 are enough.
         iterations: Conjugate-gradient iterations at most, of a linear solve.
         tolerance: They stop once x0 is right to this many of its standard deviations, root-mean-square.
@@ -74,6 +78,7 @@ class GaussianBridge(Guided):
         sweeps: int = 10,
         corrected: bool = False,
         local: bool = True,
+        adaptive: bool = True,
         jacobian: int = 0,
         equivariant: bool = True,
         iterations: int = 200,
@@ -84,18 +89,22 @@ class GaussianBridge(Guided):
     ) -> None:
         if not 0 <= renewed <= 1:
             raise ValueError(f"GaussianBridge: renewed must be between 0 and 1, got {renewed}")
-        guidance = BridgeGuidance(iterations, tolerance, relinearise, sweeps, corrected, local, jacobian)
+        guidance = BridgeGuidance(iterations, tolerance, relinearise, sweeps, corrected, local, adaptive, jacobian)
         super().__init__(guidance, Ancestral(renewed), steps, schedule or LogUniform(), sigma_max, sigma_min, equivariant)
 
     def levels(self, problem: Problem) -> list[float]:
         """See `Guided.levels`."""
         prior = problem.prior
         top = self.sigma_max if self.sigma_max is not None else min(self._top(problem), prior.sigma_max)
-        low = self.sigma_min if self.sigma_min is not None else max(_lowest(problem), prior.sigma_min)
+        low = self.sigma_min if self.sigma_min is not None else max(self._low(problem), prior.sigma_min)
         return self.schedule(self.steps, top, low)
 
     def _top(self, problem: Problem) -> float:
-        return TOP * max(problem.prior.rms, self.guidance.widest(problem))
+        widest, rms = TOP * self.guidance.widest(problem), problem.prior.rms
+        return max(widest, (TOP if self.guidance.tails(problem) is None else HEAVY[0]) * rms)
+
+    def _low(self, problem: Problem) -> float:
+        return _lowest(problem) if self.guidance.tails(problem) is None else HEAVY[1] * problem.prior.rms
 
     def init(self, problem: Problem, noise: Noise) -> State:
         """See `Sampler.init`."""
