@@ -180,14 +180,11 @@ class BridgeGuidance(Guidance):
             last: The x0 that ``x`` was drawn from, of which the variances of gross errors are drawn; D where None.
         """
         if not self.jacobian:
-            d, tweedie = problem.denoise(x, sigma), None
+            d = problem.denoise(x, sigma)
+            given = _Conditional(self, problem, sigma, d, self.given(problem, sigma, d))
         else:
             d, vjp = problem.denoise_with_vjp(x, sigma)
-
-            def tweedie(v: Tensor) -> Tensor:
-                return sigma**2 * vjp(v)
-
-        given = _Conditional(self, problem, sigma, d, self.given(problem, sigma, d), tweedie)
+            given = _Conditional(self, problem, sigma, d, self.given(problem, sigma, d), lambda v: sigma**2 * vjp(v))
         kappa = self.tails(problem)
         if kappa is not None:
             given.adapt(kappa)
@@ -226,6 +223,7 @@ class _Conditional:
         assert isinstance(self.cov, ScaledCovariance)
         residual, variance = self.like.y - self.prediction, self._variance(None, None)
         self.cov = judged(self.problem, self.key, self.lin, self.cov, residual, *self.limits, variance, kappa)
+        self.key = ("adapted", self.key)
 
     def mean(self) -> Tensor:
         """Mean of x0 given the data; with gross errors, as if each datum had its expected precision."""

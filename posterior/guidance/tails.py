@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+import torch
 from torch import Tensor
 
 from posterior.guidance.solves import explain
 from posterior.likelihoods import Linearisation
 from posterior.priors.covariance import Covariance, ScaledCovariance
 from posterior.problem import Problem, pilot_noise
+
+# What lambda is at most. Solvers learn how many iterations they need of a field that has it at some points: where normal noise
+# is above this, five of a hundred.
+LARGEST, RARE = 100.0, 1.645
 
 
 def judged(
@@ -65,8 +70,9 @@ def judged(
     memo = ("what data tell of a component", key)
     if memo not in problem.memo:
         problem.memo[memo] = usual()
-    factor = ((kappa + found) / (kappa + problem.memo[memo])).sqrt()
-    return ScaledCovariance(cov.bands, tuple(s * factor for s in cov.scales), cov.typical, cov.frame)
+    factor = ((kappa + found) / (kappa + problem.memo[memo])).clamp_max(LARGEST).sqrt()
+    somewhere = torch.where(pilot_noise(tuple(factor.shape[1:]), factor, seed=2) > RARE, LARGEST**0.5, 1.0).to(factor)
+    return cov.resized(factor, cov.typical.resized(somewhere))
 
 
 def _squares(cov: Covariance | ScaledCovariance, v: Tensor, like: ScaledCovariance) -> Tensor:

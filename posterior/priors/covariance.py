@@ -159,6 +159,10 @@ class Covariance:
         """What of it depends on no draw: all of it."""
         return self
 
+    def resized(self, factor: Tensor) -> ScaledCovariance:
+        """With other sizes at each grid point; ``factor`` is on standard deviations and broadcasts to (1, *event)."""
+        return ScaledCovariance((self,), (factor,), self)
+
     def components(self, v: Tensor) -> Tensor:
         """See `ScaledCovariance.components`: fields as they are."""
         return v
@@ -249,6 +253,10 @@ class ScaledCovariance:
             return basis.synthesise(sum(parts[1:], parts[0]), v.shape)
 
         return root, back
+
+    def resized(self, factor: Tensor, typical: ScaledCovariance | None = None) -> ScaledCovariance:
+        """With all s_b multiplied by ``factor``, which broadcasts to (B, *event)."""
+        return ScaledCovariance(self.bands, tuple(s * factor for s in self.scales), typical or self.typical, self.frame)
 
     def components(self, v: Tensor) -> Tensor:
         """U^T v: the components that have a scale each, as channels of (B, *event)."""

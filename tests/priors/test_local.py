@@ -343,6 +343,7 @@ def tabled(t, components, features):
         (lambda t: [t.pop("local.errors"), t.pop("local.sigmas")], "local.values without local.errors"),
         (lambda t: t.update({"local.values": 1e4 * torch.ones_like(t["local.values"])}), "no logarithms of variances"),
         (lambda t: t.update({"local.values": t["local.values"].long()}), "no logarithms of variances"),
+        (lambda t: t.update({"local.tails": torch.tensor(-1.0)}), "tails must be positive"),
         (lambda t: t.update(tabled(t, 2, 10)), "complex images"),
         (lambda t: t.update(tabled(t, 2, 6)), r"\(levels, components, 10, 2\)"),
         (lambda t: t.update({"local.values": t["local.values"][:, :, :1].contiguous()}), "2, 6, knots"),
@@ -364,11 +365,11 @@ def test_travels_with_the_prior(tmp_path, uneven):
     prior = stored(uneven)
     posterior.save_prior(prior, tmp_path / "without")
     assert posterior.load_prior(tmp_path / "without").local_spread is None
-    prior.local_spread = uneven.local_spread
+    prior.local_spread = dataclasses.replace(uneven.local_spread, tails=0.3)
     posterior.save_prior(prior, tmp_path / "with")
     found, want = posterior.load_prior(tmp_path / "with").local_spread, uneven.local_spread
     assert found is not None
-    assert found.gain == want.gain
+    assert (found.gain, found.tails, want.tails) == (want.gain, 0.3, None)
     for a, b in zip(found.scales(uneven.d[None], 0.7), want.scales(uneven.d[None], 0.7), strict=True):
         assert torch.equal(a, b)
     assert torch.equal(found.references[0].errors, want.references[0].errors)
@@ -378,6 +379,8 @@ def test_what_does_not_fit_is_refused(uneven):
     found = uneven.local_spread
     with pytest.raises(ValueError, match="wanted rising"):
         dataclasses.replace(found, edges=found.edges.flip(3))
+    with pytest.raises(ValueError, match="tails must be positive"):
+        dataclasses.replace(found, tails=0.0)
     with pytest.raises(ValueError, match="carries no RadialReference"):
         posterior.fit_local_spread(posterior.GaussianPrior(torch.zeros(4), torch.eye(4)), torch.zeros(4, 4))
     with pytest.raises(ValueError, match="phase=True takes complex images"):
