@@ -223,10 +223,11 @@ def orientations_jobs(problems: int = 12) -> Iterator[Job]:
 
 def _local(problem: int, case: Case) -> Row:
     samplers = {"average": posterior.GaussianBridge(local=False), "local": posterior.GaussianBridge(adaptive=False)}
-    spread = case.prior.local_spread
+    best, spread = "local", case.prior.local_spread
     if spread is not None and spread.tails is not None:
-        samplers |= {"local, and what the data say of it": posterior.GaussianBridge()}
-    return _beside(problem, case, samplers | {"the same, and the Jacobian": posterior.GaussianBridge(jacobian=2)})
+        best = "local, heavy tails"
+        samplers[best] = posterior.GaussianBridge()
+    return _beside(problem, case, samplers | {f"{best}, and the Jacobian": posterior.GaussianBridge(jacobian=2)})
 
 
 def _orientations(problem: int, case: Case) -> Row:
