@@ -114,6 +114,7 @@ SUITE = Suite(
     about="Galaxies are made with astropy's Sersic profiles, not with the simulator that the prior galaxies was trained on, "
     "and seen through point-spread functions of Hubble's ACS that were measured; dark sky beyond the edge. Bulges of that "
     "simulator once held some hundredths of the light, where real ones hold up to half of it; they were put right, and "
-    "the prior was trained again, knowing that it helps on development problems. Settings of peers were chosen with the "
-    "prior before. Brain slices as in the suite of MRI, without coils and k-space, mirrored beyond the edge.",
+    "the prior was trained again, knowing that it helps on development problems. How heavy the tails of its errors are taken "
+    "to be, and the noise levels of `GaussianBridge` where they are, were chosen on such problems too. Settings of peers were "
+    "chosen with the prior before. Brain slices as in the suite of MRI, without coils and k-space, mirrored beyond the edge.",
 )
