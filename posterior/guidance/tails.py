@@ -30,7 +30,7 @@ def judged(
 ) -> ScaledCovariance:
     """C with s^2 multiplied, at each grid point and for each component, by
 
-        lambda = (kappa + z^2) / (kappa + g).
+        lambda = (kappa + z^2) / (kappa + g), at most 100.
 
     z is the error of D that the data point to, C A^T (A C A^T + R)^-1 (y - A(D)), over its standard deviation under C, and g
     what z^2 would be on average if C were right, a number for each component. Data that say nothing of a component leave it
