@@ -105,6 +105,12 @@ def test_errors_eight_times_the_usual_are_found_sooner(prior):
     assert spread[1] / errors[1] > 2 * spread[0] / errors[0]
 
 
+def test_no_tails_are_none_and_not_zero():
+    spread = posterior.load_prior("galaxies").local_spread
+    with pytest.raises(ValueError, match="tails must be positive"):
+        dataclasses.replace(spread, tails=0.0)
+
+
 def test_two_components_are_judged_apart():
     """An error across the phase widens the spread across it, and leaves the one along it."""
     flat = Covariance(FourierBasis(2), torch.ones(2, N, N, dtype=torch.float64))
