@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-import torch
 from torch import Tensor
 
 from posterior.guidance.solves import explain
@@ -12,9 +11,10 @@ from posterior.likelihoods import Linearisation
 from posterior.priors.covariance import Covariance, ScaledCovariance
 from posterior.problem import Problem, pilot_noise
 
-# What lambda is at most. Solvers learn how many iterations they need of a field that has it at some points: where normal noise
-# is above this, five of a hundred.
-LARGEST, RARE = 100.0, 1.645
+LARGEST = 100.0  # what lambda is at most
+# Of solvers: they learn how many iterations they need from errors so many times the usual; and how much more accurately z is
+# solved for, since z^2 enlarges what a truncated solve makes of rounding, which would let a draw depend on its batch.
+FURTHER, FINER = 4.0, 0.01
 
 
 def judged(
@@ -47,7 +47,7 @@ def judged(
         cov: C.
         residual: y - A(D), (B, *range).
         iterations: Conjugate-gradient iterations at most.
-        tolerance: When they stop.
+        tolerance: When they would stop for a draw; these go further.
         variance: Noise variances; those of the likelihood where None.
         kappa: How firmly the usual s^2 is held.
 
@@ -57,22 +57,27 @@ def judged(
         The same for whole kinds of data, g from random probes: Desroziers, Ivanov. Diagnosis and adaptive tuning of
             observation-error parameters in a variational assimilation. 2001. Q. J. R. Meteorol. Soc. 127.
     """
+    tolerance *= FINER
     found = _squares(cov, explain(problem, key, lin, cov, residual, iterations, tolerance, variance), cov)
 
-    def usual() -> Tensor:
+    def usual() -> tuple[Tensor, Tensor]:
         typical, like = cov.typical, problem.likelihood
         field = typical.sqrt(pilot_noise(problem.event_shape, residual))
         eta = like.variance.sqrt() * pilot_noise(tuple(like.y.shape[1:]), residual, seed=1)
         near = like.model.linearise(field)
         seen = near.jvp(field) + eta
-        return _squares(typical, explain(problem, key, near, typical, seen, iterations, tolerance), cov).mean((-2, -1), True)
+        squares = _squares(typical, explain(problem, key, near, typical, seen, iterations, tolerance), cov)
+        return squares, squares.mean((-2, -1), True)
 
     memo = ("what data tell of a component", key)
     if memo not in problem.memo:
         problem.memo[memo] = usual()
-    factor = ((kappa + found) / (kappa + problem.memo[memo])).clamp_max(LARGEST).sqrt()
-    somewhere = torch.where(pilot_noise(tuple(factor.shape[1:]), factor, seed=2) > RARE, LARGEST**0.5, 1.0).to(factor)
-    return cov.resized(factor, cov.typical.resized(somewhere))
+    squares, g = problem.memo[memo]
+
+    def factor(z2: Tensor) -> Tensor:
+        return ((kappa + z2) / (kappa + g)).clamp_max(LARGEST).sqrt()
+
+    return cov.resized(factor(found), cov.typical.resized(factor(FURTHER**2 * squares)))
 
 
 def _squares(cov: Covariance | ScaledCovariance, v: Tensor, like: ScaledCovariance) -> Tensor:

@@ -48,8 +48,7 @@ class GaussianBridge(Guided):
         corrected: Whether the spread of x0 is corrected, by the prior's `SpreadCorrection`.
         equivariant: Whether a prior with symmetries is asked in another orientation at each step; see `Guided`.
         local: Whether it follows where the denoiser errs, where the prior carries a `LocalSpread`.
-        adaptive: Whether data have a say in that, where its errors have heavy ``tails``. Rounding then makes a draw differ
-            between batches by up to a thousandth of the draws' spread.
+        adaptive: Whether data have a say in that, where its errors have heavy ``tails``.
         jacobian: Krylov iterations with the network's Jacobian in the gain; 0 for no backward pass, 2 are enough.
         iterations: Conjugate-gradient iterations at most, of a linear solve.
         tolerance: They stop once x0 is right to this many of its standard deviations, root-mean-square.
