@@ -286,8 +286,9 @@ class TestMethods:
 
 
 class TestRun:
-    def test_quick_rows_repeat_themselves_and_are_kept(self, tmp_path, monkeypatch, capsys):
+    def test_quick_rows_repeat_themselves_and_are_kept(self, tmp_path, monkeypatch, capsys, data_file):
         """The same seeds give every figure again; a second run computes nothing."""
+        data_file("colin27")
         monkeypatch.setenv(FOLDER, "")
         short = ["run", "mri", "--quick", "--cells", "4x", "--workers", "1", "--silent", "--settings", "default"]
         short += ["--methods", "SENSE-CG", "exact Gaussian", DEFAULT]
@@ -304,7 +305,8 @@ class TestRun:
         page = (tmp_path / "a" / "results.md").read_text()
         assert f"| {DEFAULT} | 1 | 4 |" in page and "| SENSE-CG (point) | 1 |  |" in page
 
-    def test_what_a_run_left_in_a_folder_is_taken_over(self, tmp_path, monkeypatch):
+    def test_what_a_run_left_in_a_folder_is_taken_over(self, tmp_path, monkeypatch, data_file):
+        data_file("colin27")
         main(
             ["run", "blur", "--cells", "brain, Gaussian blur", "--methods", "Wiener", "--problems", "1", "--workers", "1"]
             + ["--silent", "--no-pages", "--out", str(tmp_path / "there")]
@@ -356,12 +358,14 @@ class TestRun:
         assert 0.5 < found["chi2"] < 1.5 < found["held_chi2"] < 100
         assert all(math.isnan(found[k]) for k in ("psnr", "psnr_all", "crps", "held_cov90"))
 
-    def test_what_cannot_run_is_said(self):
+    def test_what_cannot_run_is_said(self, data_file):
+        data_file("colin27")
         benchmark = BENCHMARKS["mri"]
         row = benchmark.measure(Method("TDS"), benchmark.build("mri", "4x", 0, quick=True, draws=2))
         assert row["status"] == "n/a" and "TDS" in row["reason"]
 
-    def test_development_never_meets_the_comparison(self):
+    def test_development_never_meets_the_comparison(self, data_file):
+        data_file("colin27")
         assert not torch.equal(brain_crop(0, 24), brain_crop(1000, 24))
         assert torch.equal(brain_crop(1000, 24), brain_crop(1000, 24))
 
