@@ -23,6 +23,7 @@ from torch import Tensor
 from posterior.priors.loading import save_prior
 from posterior.priors.network import NetworkPrior
 from posterior.priors.reference import RadialReference, radial_spectrum
+from posterior.priors.symmetries import SYMMETRIES
 from posterior.priors.training import TrainingSettings, train
 from posterior.recipes.deblur.galaxies import galaxy_field
 
@@ -67,7 +68,8 @@ def turned(clean: Tensor, g: torch.Generator) -> Tensor:
 
 def galaxies_prior(reference: RadialReference, sigma_range: tuple[float, float], seed: int) -> NetworkPrior:
     """An untrained prior."""
-    return residual_prior("galaxies", reference, SCALE, sigma_range, channels=1, blocks=BLOCKS, layers=1, seed=seed)
+    shape = {"channels": 1, "blocks": BLOCKS, "layers": 1}
+    return residual_prior("galaxies", reference, SCALE, sigma_range, **shape, seed=seed, symmetries=SYMMETRIES)
 
 
 def measure(prior: NetworkPrior, clean: Tensor) -> tuple[Tensor, list[dict[str, float]]]:

@@ -11,7 +11,7 @@ from posterior.integrators import Ancestral, Noise
 from posterior.problem import Problem
 from posterior.samplers.base import State
 from posterior.samplers.guided import Guided
-from posterior.schedules import LogUniform, Schedule
+from posterior.schedules import Karras, LogUniform, Schedule
 
 # The first noise level, at least, in the prior's rms and in standard deviations of the Gaussian's posterior where it is widest.
 TOP = 2.0
@@ -20,6 +20,7 @@ SETTLED = 0.1
 LOWEST = (0.03, 0.5)
 # Both in the prior's rms where its errors have heavy tails: a Gaussian's posterior is a worse start then, and a worse end.
 HEAVY = (4.0, 0.1)
+EARLY = Karras(3.0)  # and where the levels between are
 
 
 class GaussianBridge(Guided):
@@ -36,7 +37,7 @@ class GaussianBridge(Guided):
     error, so levels at which this is small add nothing: where the prior carries a measured error spectrum the grid ends at the
     level at which its root-mean-square is 0.1 rms, though not outside 0.03 to 0.5 rms; elsewhere at 0.03 rms. Where the
     prior's `LocalSpread` has ``tails`` the Gaussian is a worse guide at both ends, and the grid goes from 4 rms at least to 0.1
-    rms. Levels are equally spaced in log sigma.
+    rms, more of it at high noise (`Karras`, rho = 3). Elsewhere levels are equally spaced in log sigma.
 
     Args:
         steps: Steps from sigma_max to 0, a network call each.
@@ -52,7 +53,7 @@ class GaussianBridge(Guided):
         jacobian: Krylov iterations with the network's Jacobian in the gain; 0 for no backward pass, 2 are enough.
         iterations: Conjugate-gradient iterations at most, of a linear solve.
         tolerance: They stop once x0 is right to this many of its standard deviations, root-mean-square.
-        schedule: How the noise levels are spaced; `LogUniform` where None.
+        schedule: How the noise levels are spaced; as said above where None.
         sigma_max: First noise level (standardised units); as said above where None.
         sigma_min: Last noise level before 0, likewise.
 
@@ -90,21 +91,28 @@ class GaussianBridge(Guided):
         if not 0 <= renewed <= 1:
             raise ValueError(f"GaussianBridge: renewed must be between 0 and 1, got {renewed}")
         guidance = BridgeGuidance(iterations, tolerance, relinearise, sweeps, corrected, local, adaptive, jacobian)
-        super().__init__(guidance, Ancestral(renewed), steps, schedule or LogUniform(), sigma_max, sigma_min, equivariant)
+        super().__init__(guidance, Ancestral(renewed), steps, schedule, sigma_max, sigma_min, equivariant)
 
     def levels(self, problem: Problem) -> list[float]:
         """See `Guided.levels`."""
         prior = problem.prior
         top = self.sigma_max if self.sigma_max is not None else min(self._top(problem), prior.sigma_max)
         low = self.sigma_min if self.sigma_min is not None else max(self._low(problem), prior.sigma_min)
-        return self.schedule(self.steps, top, low)
+        return self._spacing(problem)(self.steps, top, low)
+
+    def _spacing(self, problem: Problem) -> Schedule:
+        """See `Guided`."""
+        return self.schedule or (EARLY if self._heavy(problem) else LogUniform())
 
     def _top(self, problem: Problem) -> float:
-        widest, rms = TOP * self.guidance.widest(problem), problem.prior.rms
-        return max(widest, (TOP if self.guidance.tails(problem) is None else HEAVY[0]) * rms)
+        widest = TOP * self.guidance.widest(problem)
+        return max(widest, (HEAVY[0] if self._heavy(problem) else TOP) * problem.prior.rms)
 
     def _low(self, problem: Problem) -> float:
-        return _lowest(problem) if self.guidance.tails(problem) is None else HEAVY[1] * problem.prior.rms
+        return HEAVY[1] * problem.prior.rms if self._heavy(problem) else _lowest(problem)
+
+    def _heavy(self, problem: Problem) -> bool:
+        return self.guidance.tails(problem) is not None
 
     def init(self, problem: Problem, noise: Noise) -> State:
         """See `Sampler.init`."""

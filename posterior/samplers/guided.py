@@ -29,7 +29,7 @@ class Guided(Sampler):
         guidance: What conditions the denoiser.
         integrator: What moves x.
         steps: Steps from sigma_max to 0.
-        schedule: How the noise levels are spaced.
+        schedule: How the noise levels are spaced; by `Karras` where None.
 
     Other arguments:
         sigma_max: First noise level, the prior's own where None (standardised units).
@@ -45,7 +45,7 @@ class Guided(Sampler):
     guidance: Guidance
     integrator: Integrator
     steps: int
-    schedule: Schedule = Karras()
+    schedule: Schedule | None = Karras()
     sigma_max: float | None = None
     sigma_min: float | None = None
     equivariant: bool = False
@@ -62,7 +62,11 @@ class Guided(Sampler):
         """The noise levels of this problem, ``steps + 1`` of them."""
         top = self.sigma_max if self.sigma_max is not None else problem.prior.sigma_max
         low = self.sigma_min if self.sigma_min is not None else problem.prior.sigma_min
-        return self.schedule(self.steps, top, low)
+        return self._spacing(problem)(self.steps, top, low)
+
+    def _spacing(self, problem: Problem) -> Schedule:
+        """How the noise levels of this problem are spaced."""
+        return self.schedule or Karras()
 
     def init(self, problem: Problem, noise: Noise) -> State:
         """See `Sampler.init`."""
