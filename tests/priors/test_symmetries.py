@@ -141,6 +141,10 @@ def test_settings_say_whether_it_turns():
     assert "equivariant=False" in repr(posterior.GaussianBridge(equivariant=False))
 
 
-def test_the_bundled_heads_have_them():
-    assert posterior.load_prior("brain-mri").symmetries == SYMMETRIES
+@pytest.mark.parametrize("name", ["brain-mri", "brain-mri-flow", "galaxies"])
+def test_bundled_priors_of_turned_images_have_them(name):
+    assert posterior.load_prior(name).symmetries == SYMMETRIES
+
+
+def test_weather_has_none():
     assert posterior.load_prior("slp-north-atlantic").symmetries == ()
