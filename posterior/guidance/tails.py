@@ -57,7 +57,7 @@ def judged(
         The same for whole kinds of data, g from random probes: Desroziers, Ivanov. Diagnosis and adaptive tuning of
             observation-error parameters in a variational assimilation. 2001. Q. J. R. Meteorol. Soc. 127.
     """
-    tolerance *= FINER
+    key, tolerance = ("judged", key), tolerance * FINER  # iterations of its own
     found = _squares(cov, explain(problem, key, lin, cov, residual, iterations, tolerance, variance), cov)
 
     def usual() -> tuple[Tensor, Tensor]:
