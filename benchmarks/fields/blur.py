@@ -116,6 +116,7 @@ SUITE = Suite(
     "simulator once held some hundredths of the light, where real ones hold up to half of it; they were put right, and "
     "the prior was trained again, knowing that it helps on development problems. How heavy the tails of its errors are taken "
     "to be, and the noise levels of `GaussianBridge` where they are, were chosen on such problems too, the latter to win a "
-    "comparison that was level. Settings of peers were chosen with the prior before. Brain slices as in the suite of MRI, "
-    "without coils and k-space, mirrored beyond the edge.",
+    "comparison that was level. Settings of peers were chosen with the prior before. On galaxies ours ran on a slower "
+    "machine than peers, so that its times there are too long beside theirs. Brain slices as in the suite of MRI, without "
+    "coils and k-space, mirrored beyond the edge.",
 )
