@@ -68,8 +68,17 @@ def turned(clean: Tensor, g: torch.Generator) -> Tensor:
 
 def galaxies_prior(reference: RadialReference, sigma_range: tuple[float, float], seed: int) -> NetworkPrior:
     """An untrained prior."""
-    shape = {"channels": 1, "blocks": BLOCKS, "layers": 1}
-    return residual_prior("galaxies", reference, SCALE, sigma_range, **shape, seed=seed, symmetries=SYMMETRIES)
+    return residual_prior(
+        "galaxies",
+        reference,
+        SCALE,
+        sigma_range,
+        channels=1,
+        blocks=BLOCKS,
+        layers=1,
+        seed=seed,
+        symmetries=SYMMETRIES,
+    )
 
 
 def measure(prior: NetworkPrior, clean: Tensor) -> tuple[Tensor, list[dict[str, float]]]:

@@ -148,22 +148,24 @@ def test_draws_do_not_depend_on_the_batch(steps, batch):
     assert float((plain.samples - whole.samples).square().mean().sqrt()) > 0.1 * size
 
 
-def test_the_grid_is_wider_where_errors_have_heavy_tails():
+def dark_galaxies():
+    """Nothing seen through a blur, of a prior whose errors have heavy tails."""
     prior = posterior.load_prior("galaxies")
     physics = operators.Blur(torch.ones(3, 3) / 9, (24, 24))
     like = posterior.GaussianLikelihood(physics, torch.zeros(1, 1, 24, 24), 0.05).in_standard(prior.affine, (1, 24, 24))
-    problem = Problem(prior, like, (1, 24, 24))
+    return Problem(prior, like, (1, 24, 24))
+
+
+def test_the_grid_is_wider_where_errors_have_heavy_tails():
+    problem = dark_galaxies()
     levels = posterior.GaussianBridge(4).levels(problem)
-    assert levels[0] >= 4 * prior.rms and levels[-2] == pytest.approx(0.1 * prior.rms)
-    assert posterior.GaussianBridge(4, adaptive=False).levels(problem)[-2] > 0.1 * prior.rms
+    assert levels[0] >= 4 * problem.prior.rms and levels[-2] == pytest.approx(0.1 * problem.prior.rms)
+    assert posterior.GaussianBridge(4, adaptive=False).levels(problem)[-2] > 0.1 * problem.prior.rms
 
 
 def test_more_levels_are_high_where_errors_have_heavy_tails():
     """Unless a schedule is given."""
-    prior = posterior.load_prior("galaxies")
-    physics = operators.Blur(torch.ones(3, 3) / 9, (24, 24))
-    like = posterior.GaussianLikelihood(physics, torch.zeros(1, 1, 24, 24), 0.05).in_standard(prior.affine, (1, 24, 24))
-    problem = Problem(prior, like, (1, 24, 24))
+    problem = dark_galaxies()
     usual, equal = (posterior.GaussianBridge(3, schedule=s).levels(problem) for s in (None, posterior.LogUniform()))
     assert (usual[0], usual[2]) == (equal[0], pytest.approx(equal[2]))
     assert equal[1] == pytest.approx((equal[0] * equal[2]) ** 0.5) and usual[1] > 1.5 * equal[1]
