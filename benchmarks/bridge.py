@@ -28,8 +28,10 @@ from benchmarks.fields.cases import DEVELOPMENT, Case
 from benchmarks.fields.gridded import gridded
 from benchmarks.fields.scores import Outcome, scores as judged
 from benchmarks.harness.markdown import fill, markdown
+from benchmarks.metrics import coverage
 from benchmarks.problems.random_field import OPERATORS, random_field
 from posterior._memory import keep_large_blocks
+from posterior.quantiles import draws_needed
 from posterior.recipes import downscale as recipe
 from posterior.recipes.mri.results import head_mask
 from posterior.recipes.mri.simulation import NOISE
@@ -163,11 +165,9 @@ def _mri(index: int, side: int, name: str, sampler: Any, draws: int) -> Row:
         "vjps": found.stats.vjps,
         "seconds_a_draw": found.stats.seconds / draws,
     }
-    if draws >= 19:
-        ordered = size.sort(0).values
-        low, high = round(0.05 * (draws + 1)), round(0.95 * (draws + 1))
-        row["coverage"] = float(((inside >= ordered[low - 1]) & (inside <= ordered[high - 1])).float().mean())
-        row["nominal"] = (high - low) / (draws + 1)
+    if draws >= draws_needed(0.9):
+        equal = torch.full((draws,), 1 / draws, dtype=torch.float64)
+        row["coverage"] = coverage(size.double(), equal, inside.double())
     return row
 
 
