@@ -302,7 +302,7 @@ def mri_table(rows: list[Row]) -> list[str]:
         these = [r for r in rows if r["method"] == method and r["slice"] in slices]
         mean = {k: float(np.mean([r[k] for r in these])) for k in ("crps4", "error_over_std", "nfe", "vjps", "seconds_a_draw")}
         covered = [r["coverage"] for r in these if "coverage" in r]
-        share = f"{100 * float(np.mean(covered)):.1f} %" if covered else ""
+        share = _share(np.array(covered)) if covered else ""
         paired = _less_that_of(rows, "MMPS", these)
         numbers = (f"{mean['crps4']:.4f}", paired, share, f"{mean['error_over_std']:.2f}")
         cost = (f"{mean['nfe']:.0f} + {mean['vjps']:.0f}", f"{mean['seconds_a_draw']:.1f}")
@@ -317,6 +317,12 @@ def _less_that_of(rows: list[Row], other: str, these: list[Row]) -> str:
     known = {r["slice"]: r["crps4"] for r in rows if r["method"] == other}
     off = np.array([r["crps4"] - known[r["slice"]] for r in these if r["slice"] in known])
     return f"{off.mean():+.4f} ± {off.std(ddof=1) / len(off) ** 0.5:.4f}" if len(off) > 1 and off.any() else ""
+
+
+def _share(covered: np.ndarray) -> str:
+    """Mean over slices and its standard error."""
+    error = f" ± {100 * covered.std(ddof=1) / len(covered) ** 0.5:.1f}" if len(covered) > 1 else ""
+    return f"{100 * covered.mean():.1f}{error} %"
 
 
 def downscale_table(rows: list[Row], units: str = "hPa", each: str = "days") -> list[str]:
