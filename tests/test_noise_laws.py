@@ -1,12 +1,15 @@
 """Laws of the noise other than independent Gaussian: their densities, gradients, proximal maps, and their Gaussians."""
 
 import math
+from functools import partial
 
 import deepinv
+import numpy as np
 import pytest
 import scipy.stats
 import torch
 
+import operators
 import posterior
 from posterior.likelihoods import (
     CorrelatedGaussianLikelihood,
@@ -80,6 +83,28 @@ def test_residual_of_counts_is_what_the_noise_explains():
     like = PoissonLikelihood(Exposure(), y).in_standard(Affine(), SHAPE)
     assert float(like.chi_square(x)) == pytest.approx(1, abs=0.4)
     assert float(like.chi_square(x + 0.5)) > 2
+
+
+@pytest.mark.parametrize(("law", "drawn"), [("student", "t"), ("outliers", "mixture")])
+def test_residual_of_robust_laws_is_what_the_noise_explains(law, drawn):
+    """Gross errors are of the law, so no sign of a wrong sigma; five times the noise is."""
+    n, rng = 20_000, np.random.default_rng(0)
+    if drawn == "t":
+        noise = 0.7 * rng.standard_t(3, n)
+    else:
+        noise = 0.7 * rng.standard_normal(n) * np.where(rng.random(n) < 0.05, 10, 1)
+    y = torch.from_numpy(noise)[None]
+    make = {"student": partial(StudentTLikelihood, dof=3), "outliers": partial(OutlierLikelihood, fraction=0.05, widen=10)}[law]
+    for scale, wanted in ((0.7, 1.0), (3.5, 0.2)):
+        chi = float(make(deepinv.physics.Denoising(), y, scale).in_standard(Affine(), (n,)).chi_square(torch.zeros_like(y)))
+        assert chi == pytest.approx(wanted, rel=0.1) if scale == 0.7 else chi < 0.5
+
+
+def test_residual_of_few_counts_is_finite():
+    """A draw whose rate is next to nothing where one quantum was counted."""
+    y = torch.tensor([[0.0, 1.0, 2.0, 0.0]], dtype=torch.float64)
+    like = PoissonLikelihood(deepinv.physics.Denoising(), y).in_standard(Affine(), (4,))
+    assert float(like.chi_square(torch.tensor([[-1.0, -0.5, 2.0, 0.0]], dtype=torch.float64))) < 1000
 
 
 @pytest.mark.parametrize(
@@ -259,6 +284,23 @@ def test_correlated_noise_reaches_the_posterior_of_the_whitened_problem():
     mean, std = gain @ y[0], (cov - gain @ cov).diagonal().sqrt()
     assert ((draws.mean - mean).abs() / std).max() < 4 / math.sqrt(400)
     torch.testing.assert_close(draws.std, std, rtol=0.15, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's own, at its first forward derivative
+def test_correlated_noise_of_a_composed_operator_is_that_of_independent_noise_where_it_is():
+    """What is linear inside is linearised by itself, and must be whitened all the same."""
+    x = 2 + normal(1, 2, 1, 3, seed=5, dtype=torch.float64)
+    operator = operators.Compose(operators.WindSpeed(), deepinv.physics.Denoising())
+    assert operator.linear_inside() is not None
+    y = operator.A(x) + 0.1 * normal(1, 1, 1, 3, seed=6, dtype=torch.float64)
+    noise = 0.01 * torch.eye(3, dtype=torch.float64)
+    both = [CorrelatedGaussianLikelihood(operator, y, noise), posterior.GaussianLikelihood(operator, y, 0.1)]
+    correlated, independent = (like.in_standard(Affine(), (2, 1, 3)) for like in both)
+    z, direction = x + 0.3, torch.ones_like(x)
+    torch.testing.assert_close(correlated.gradient(z), independent.gradient(z))
+    lines = [like.model.linearise(z) for like in (correlated, independent)]
+    torch.testing.assert_close(lines[0].prediction, correlated.model.predict(z))
+    torch.testing.assert_close(lines[0].jvp(direction), 10 * lines[1].jvp(direction))
 
 
 REFUSED = {

@@ -239,8 +239,14 @@ class StandardLikelihood:
         return (self.y - self.model.predict(z)) * self.reach
 
     def chi_square(self, z: Tensor) -> Tensor:
-        """Normalised residual ||y - A(z)||^2 / (m sigma^2), (B,): 1 where the noise explains it."""
-        return (self.residual(z) ** 2 / self.variance).flatten(1).sum(1) / max(self.count, 1)
+        """Squared residual over `noise_variance` at A(z), averaged over the measurements, (B,): 1 where the noise explains it.
+
+        Of Gaussian noise ||y - A(z)||^2 / (m sigma^2). The mean is 1 for scale mixtures too, whose expected precision w at a
+        residual r is -d log p / dr / r: E[w r^2] = 1 by parts.
+        """
+        prediction = self.model.predict(z)
+        squares = ((self.y - prediction) ** 2 / self.noise_variance(prediction)).where(self.reach, torch.zeros(()).to(z))
+        return squares.flatten(1).sum(1) / max(self.count, 1)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(y | z), (B,)."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WINDOW = 10  # standard deviations of the amplifier's noise that are summed over on either side
 MOST_TERMS = 256
+LEAST_RATE = 0.01  # counts: Pearson's statistic divides by no less, or a draw near zero where one was counted decides all
 
 
 class PoissonLikelihood(Likelihood):
@@ -106,7 +107,7 @@ class StandardPoisson(StandardLikelihood):
 
     def chi_square(self, z: Tensor) -> Tensor:
         """Pearson's statistic over the number of data, (B,): 1 where the noise explains the residual."""
-        expected = self.model.predict(z).clamp_min(torch.finfo(z.dtype).tiny)
+        expected = self.model.predict(z).clamp_min(LEAST_RATE * self.gain)
         return (self.residual(z) ** 2 / (self.gain * expected)).flatten(1).sum(1) / max(self.count, 1)
 
     def log_density(self, u: Tensor) -> Tensor:
@@ -135,11 +136,6 @@ class StandardPoissonGaussian(StandardLikelihood):
     stand_in: ClassVar[Literal["exact", "mixture", "local"]] = "local"
     gain: float
     read_sigma: Tensor
-
-    def chi_square(self, z: Tensor) -> Tensor:
-        """Residual over its variance at A(z), averaged over the data, (B,)."""
-        variance = self.read_sigma**2 + self.gain * self.model.predict(z).clamp_min(0)
-        return (self.residual(z) ** 2 / variance).flatten(1).sum(1) / max(self.count, 1)
 
     def log_density(self, u: Tensor) -> Tensor:
         """See `StandardLikelihood.log_density`; minus infinity where ``u`` is negative."""

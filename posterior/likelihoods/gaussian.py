@@ -35,7 +35,7 @@ class GaussianLikelihood(Likelihood):
 
     def _standard(self, model: ForwardModel, y: Tensor, reach: Tensor) -> StandardLikelihood:
         std = self.sigma[..., None] if self.y.is_complex() and self.sigma.ndim else self.sigma
-        return StandardLikelihood(model, y, (std**2).to(y).expand(y.shape), reach)
+        return StandardLikelihood(model, y, (std.to(y) ** 2).expand(y.shape), reach)
 
     def __repr__(self) -> str:
         return f"GaussianLikelihood({type(self.operator).__name__}, y{tuple(self.y.shape)}, sigma={shown(self.sigma)})"
@@ -102,6 +102,9 @@ class _WhitenedModel(ForwardModel):
     def predict(self, z: Tensor) -> Tensor:
         """See `ForwardModel.predict`."""
         return self.whiten(super().predict(z))
+
+    def _bend(self, seen: Tensor) -> Tensor:
+        return self.whiten(super()._bend(seen))
 
     def apply(self, z: Tensor) -> Tensor:
         """See `ForwardModel.apply`."""
