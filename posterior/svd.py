@@ -23,6 +23,7 @@ from posterior.problem import Problem, pilot_noise
 
 # A probe must come out of the stated diagonal to this much, relative: operators may compute in single precision.
 DIAGONAL_TOLERANCE = 1e-5
+JUDGED = 1e6  # and coefficients whose squared gains are so many times rounding must do so one by one
 LARGEST_MATRIX = 2**24
 LARGEST_BLOCKS = 2**26  # entries of the matrices of all lines together
 
@@ -40,8 +41,9 @@ class SingularSystem:
     Args:
         analyse: V^T z, fields (B, *event) to coefficients of the same shape.
         synthesise: V c, back again.
-        gains: g, (1, *event), zero where nothing is seen.
-        data: d, (1, *event), zero where nothing is seen.
+        gains: g, (1, *event), zero where nothing is seen, or nothing is known of it for rounding.
+        data: d, (1, *event), zero where ``gains`` are.
+        squares: g^2 as far as it is known, for what works on A^T R^-1 A itself, which a gain of zero would contradict.
         basis: What the coefficients are of: "pixels", "fourier" (real, over the last two axes), "complex fourier" (of an image
             whose channels are real and imaginary part), "lines", a basis found for each row or column, or "dense", one found
             for these data.
@@ -51,6 +53,7 @@ class SingularSystem:
     synthesise: Map
     gains: Tensor
     data: Tensor
+    squares: Tensor
     basis: BasisName = "dense"
 
     @property
@@ -135,14 +138,28 @@ class _Normal:
     def system(self, analyse: Map, synthesise: Map, square: Tensor, name: BasisName) -> SingularSystem | None:
         """The singular system with these squared gains, (1, *event), if the probe comes out as they say."""
         like, square = self.problem.likelihood, square.clamp_min(0)
-        error = torch.linalg.vector_norm(synthesise(square * analyse(self.probe)) - self.seen)
+        sent = analyse(self.probe)
+        error = torch.linalg.vector_norm(synthesise(square * sent) - self.seen)
         if error > DIAGONAL_TOLERANCE * torch.linalg.vector_norm(self.seen):
             return None
-        # Squares are known to rounding of the largest, so nothing is known of gains below its root.
-        gains = torch.where(square > 10 * torch.finfo(like.model.dtype).eps * square.max(), square, 0.0).sqrt()
+        # The most precise data decide that; so that others count too, coefficients are put in units of their gains.
+        rounding = max(torch.finfo(like.model.dtype).eps, self.rounding)
+        units = _inverse(torch.where(square > JUDGED * rounding * square.max(), square, 0.0).sqrt())
+        off = units * (analyse(self(synthesise(units * sent))) - square * units * sent)
+        if torch.linalg.vector_norm(off) > DIAGONAL_TOLERANCE * torch.linalg.vector_norm(sent):
+            return None
+        # Squares are known to rounding of the largest, so nothing is known of gains below its root; those of pixels exactly.
+        least = 0.0 if name == "pixels" else 10 * torch.finfo(like.model.dtype).eps * square.max()
+        gains = torch.where(square > least, square, 0.0).sqrt()
         residual = like.residual(torch.zeros_like(self.probe))
         data = analyse(self.lin.vjp(self.precision * residual)) * _inverse(gains)
-        return SingularSystem(analyse, synthesise, gains, data, name)
+        return SingularSystem(analyse, synthesise, gains, data, square, name)
+
+    @property
+    def rounding(self) -> float:
+        """By how much linearity fails, relative: an operator may compute in less precision than it takes and returns."""
+        off = torch.linalg.vector_norm(3 * self(self.probe / 3) - self.seen)
+        return float(off / torch.linalg.vector_norm(self.seen).clamp_min(1e-300))
 
 
 def _system_of_lines(problem: Problem) -> SingularSystem | None:
@@ -225,7 +242,8 @@ def _dense_system(problem: Problem, owner: str) -> SingularSystem:
     def field(v: Tensor) -> Tensor:
         return torch.nn.functional.pad(v, (0, n - len(v))).reshape(zero.shape)
 
-    return SingularSystem(rotation.analyse, rotation.synthesise, field(values), field((values > 0) * (left.mT @ white)))
+    gains, data = field(values), field((values > 0) * (left.mT @ white))
+    return SingularSystem(rotation.analyse, rotation.synthesise, gains, data, gains**2)
 
 
 def whitened_matrix(problem: Problem) -> Tensor:

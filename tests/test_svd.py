@@ -210,6 +210,29 @@ def test_gains_that_rounding_hides_are_zero():
     assert torch.isfinite(system.data).all()
 
 
+def test_precise_data_do_not_hide_that_others_mix_pixels():
+    """Points known to 1e-4, and an average of eight others to 0.3, which no basis of pixels or lines diagonalises."""
+    matrix = torch.zeros(9, 16, dtype=torch.float64)
+    matrix[torch.arange(8), torch.arange(8)] = 1
+    matrix[8, 8:] = 1 / 8
+    sigma = torch.tensor([[*[1e-4] * 8, 0.3]], dtype=torch.float64)
+    problem = problem_of(dense(matrix), (16,), sigma)
+    assert matrix_free_system(problem) is None
+    system = singular_system(problem)
+    assert system.basis == "dense"
+    assert int((system.gains > 0).sum()) == 9
+    assert float(system.gains[system.gains > 0].min()) == pytest.approx(1 / 8**0.5 / 0.3, rel=1e-6)
+
+
+def test_pixels_seen_with_much_noise_are_seen_in_single_precision():
+    like = posterior.GaussianLikelihood(
+        deepinv.physics.Denoising(), torch.ones(1, 8), torch.tensor([[*[1e-3] * 4, *[2.0] * 4]], dtype=torch.float32)
+    )
+    system = singular_system(Problem(Flat((8,), STANDARD), like.in_standard(STANDARD, (8,)), (8,)))
+    torch.testing.assert_close(system.gains, 1 / like.sigma, check_dtype=False)
+    torch.testing.assert_close(system.solution, torch.ones(1, 8), check_dtype=False)
+
+
 class Square(deepinv.physics.Physics):
     def A(self, x, **_):
         return x**2

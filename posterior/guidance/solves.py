@@ -132,7 +132,7 @@ def _diagonal_weights(problem: Problem, cov: Covariance, like: Tensor) -> Tensor
         or (system.basis == "fourier" and fourier)
         or (system.basis == "complex fourier" and fourier and shared)
     )
-    return values / (1 + values * system.gains**2) if fits else None
+    return values / (1 + values * system.squares) if fits else None
 
 
 def _dense(
@@ -274,8 +274,9 @@ def _fourier_preconditioner(problem: Problem, cov: Covariance | ScaledCovariance
             v = pilot_noise(problem.event_shape, likelihood.y, 10 + seed)
             seen, sent = (torch.fft.fft2(u, norm="ortho").flatten(0, -3) for u in (information(v), v))
             total = total + (seen * sent.conj()).real.mean(0) / PROBES
-        around = torch.nn.functional.pad(total[None, None], (2, 2, 2, 2), mode="circular")
-        return torch.nn.functional.avg_pool2d(around, 5, 1)[0, 0].clamp_min(0)
+        rows, columns = (min(2, n - 1) for n in total.shape)  # no frequency twice
+        around = torch.nn.functional.pad(total[None, None], (columns, columns, rows, rows), mode="circular")
+        return torch.nn.functional.avg_pool2d(around, (2 * rows + 1, 2 * columns + 1), 1)[0, 0].clamp_min(0)
 
     key = "diagonal of the information"
     if key not in problem.memo:

@@ -338,3 +338,32 @@ class TestNonlinearOfFewNumbers:
         prior, like = self.prior(), self.like(self.operator())
         one, all_ = (posterior.sample(prior, like, posterior.GaussianBridge(4), draws=6, batch_size=b).samples for b in (1, 6))
         torch.testing.assert_close(one, all_, rtol=0, atol=1e-9)
+
+
+def test_a_blur_with_little_noise_in_single_precision():
+    """High frequencies whose gains rounding hides must not be taken for unseen by one half of a step and seen by the other."""
+    f = torch.fft.fftfreq(16, dtype=torch.float64) * 16
+    spectrum = 1 / (1 + torch.hypot(f[:, None], f[None])) ** 3
+    prior = posterior.GaussianPrior(torch.zeros(1, 16, 16, dtype=torch.float64), spectrum / spectrum.mean())
+    operator = operators.Blur(operators.gaussian_kernel(2.0), (1, 16, 16), "periodic")
+    g = torch.Generator().manual_seed(0)
+    clean = operator.A(prior.reference.cov.sqrt(torch.randn(1, 1, 16, 16, generator=g, dtype=torch.float64)))
+    y = clean + 1e-4 * torch.randn(clean.shape, generator=g, dtype=torch.float64)
+    exact = posterior.exact_posterior(prior, posterior.GaussianLikelihood(operator, y, 1e-4))
+    like = posterior.GaussianLikelihood(operator, y.float(), 1e-4)
+    found = posterior.sample(prior, like, posterior.GaussianBridge(5), draws=64, batch_size=64, dtype=torch.float32)
+    away = (found.mean.double() - exact.mean) / exact.std
+    assert float(away.square().mean().sqrt()) < 2 / 64**0.5
+    assert float((found.std.double() / exact.std).mean()) == pytest.approx(1, abs=0.05)
+
+
+def test_images_of_one_row():
+    spectrum = 1 / (0.1 + torch.fft.fftfreq(1200, dtype=torch.float64).abs()).expand(1, 1, 1200)
+    prior = posterior.GaussianPrior(torch.zeros(1, 1, 1200, dtype=torch.float64), spectrum)
+    operator = operators.Blur(torch.ones(1, 5, dtype=torch.float64) / 5, (1, 1, 1200), "zero")
+    noise = torch.randn(1, 1, 1, 1200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    like = posterior.GaussianLikelihood(operator, noise, 1.0)
+    found = posterior.sample(prior, like, posterior.GaussianBridge(3), draws=40, batch_size=40)
+    exact = posterior.exact_posterior(prior, like)
+    away = (found.mean.double() - exact.mean) / exact.std
+    assert float(away.square().mean().sqrt()) < 1.5 / 40**0.5
