@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,9 @@ from posterior._tensors import write_tensors
 from posterior.likelihoods import Likelihood
 from posterior.priors.base import Prior
 from posterior.samplers.base import Sampler
+
+# What every module holds and no operator says anything by.
+TORCHS = frozenset(vars(torch.nn.Module()))
 
 
 class SamplingError(RuntimeError):
@@ -57,15 +61,8 @@ class Checkpoint:
         scale, shift = (torch.as_tensor(v) for v in (prior.affine.scale, prior.affine.shift))
         for part in (repr(prior), prior.units, repr(sampler), repr(likelihood), key):
             digest.update(part.encode())
-        for tensor in (
-            likelihood.y,
-            likelihood.sigma,
-            scale,
-            shift,
-            *_tensors([likelihood.operator, prior], set()),
-        ):
-            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        for part in _contents([likelihood.y, likelihood.sigma, scale, shift, likelihood.operator, prior], set()):
+            digest.update(part)
         self.fingerprint = digest.hexdigest()
 
     def load(self) -> dict[str, Tensor]:
@@ -90,28 +87,43 @@ class Checkpoint:
         write_tensors(finished, self.path, metadata={"run": json.dumps(self.fingerprint)})
 
 
-def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
-    """Every tensor that an object holds: weights of a network, masks of an operator, points of a prior."""
+def _contents(value: Any, seen: set[int]) -> Iterator[bytes]:
+    """What an object holds: weights of a network, mask and settings of an operator, points of a prior."""
     if isinstance(value, Tensor):
-        yield value
+        yield f"{value.dtype} {tuple(value.shape)}".encode()
+        yield value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         return
-    if id(value) in seen or isinstance(value, type | str | bytes):
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        yield f"{value.dtype} {value.shape}".encode()
+        yield value.tobytes()
+        return
+    if isinstance(value, bool | int | float | complex | str | bytes):
+        yield repr(value).encode()
+        return
+    if id(value) in seen or isinstance(value, type):
         return
     seen.add(id(value))
     if isinstance(value, torch.nn.Module):
-        yield from (t for _, t in sorted(value.state_dict().items()) if isinstance(t, Tensor))
+        yield from (part for t in sorted(value.state_dict().items()) for part in _contents(t, seen))
+        for name, child in value.named_modules():
+            yield name.encode()
+            yield from _named({k: v for k, v in vars(child).items() if k not in TORCHS and k[0] != "_"}, seen)
     elif isinstance(value, dict):
-        for name in sorted(value, key=str):
-            yield from _tensors(value[name], seen)
+        yield from _named(value, seen)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _tensors(item, seen)
+            yield from _contents(item, seen)
     elif hasattr(value, "__dict__") and not callable(value):
         # What is only computed when asked for would tell an object that was asked from one that was not.
         kind = type(value)
-        held = {k: v for k, v in vars(value).items() if not _is_cached(kind, k)}
-        for name in sorted(held):  # not the dict itself: it is gone after this, and another may get its id
-            yield from _tensors(held[name], seen)
+        # As names, not as a dict: it is gone after this, and another may get its id.
+        yield from _named({k: v for k, v in vars(value).items() if not _is_cached(kind, k)}, seen)
+
+
+def _named(held: dict[Any, Any], seen: set[int]) -> Iterator[bytes]:
+    for name in sorted(held, key=str):
+        yield str(name).encode()
+        yield from _contents(held[name], seen)
 
 
 def _is_cached(kind: type, name: str) -> bool:

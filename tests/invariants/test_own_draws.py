@@ -109,7 +109,7 @@ def test_checkpoint_leaves_the_draws_alone(name, tmp_path):
     assert torch.equal(draw(name, checkpoint=tmp_path / "run").samples, draw(name).samples)
 
 
-@pytest.mark.parametrize("changed", ["seed", "steps", "data", "sigma", "mask", "spectrum", "weights", "units"])
+@pytest.mark.parametrize("changed", ["seed", "steps", "data", "sigma", "mask", "setting", "spectrum", "weights", "units"])
 @every
 def test_checkpoint_of_another_run_is_refused(name, changed, tmp_path):
     path = tmp_path / "run.safetensors"
@@ -126,6 +126,8 @@ def test_checkpoint_of_another_run_is_refused(name, changed, tmp_path):
         like = posterior.GaussianLikelihood(like.operator, like.y, 0.11)
     elif changed == "mask":
         like = posterior.GaussianLikelihood(inpainting(seed=5), like.y, 0.1)
+    elif changed == "setting":
+        like.operator.threshold = 0.5  # of an operator: a number, in no state_dict
     elif changed == "spectrum":
         prior = network_prior(power=2.0)
     elif changed == "weights":
