@@ -19,6 +19,21 @@ def test_the_mixture_is_sampled_within_three_times_the_floor(d, m):
     assert float((draws.std / exact.std).mean()) == pytest.approx(1, abs=0.1)
 
 
+def test_single_precision_stays_single():
+    p = mixture(8, 4)
+    seen = set()
+
+    class Watched(posterior.GaussianMixturePrior):
+        def denoise(self, x, sigma):
+            seen.add(x.dtype)
+            return super().denoise(x, sigma)
+
+    prior = Watched(p.prior.means, p.prior.weights, 1.0)
+    for sampler in (posterior.FKFilter(10), posterior.TDS(10, twist="reference"), posterior.AFDPS(10)):
+        posterior.sample(prior, p.likelihood, sampler, draws=8, dtype=torch.float32)
+    assert seen == {torch.float32}
+
+
 def gaussian(sigmas, gains):
     """Four unknowns of different variance, each but the last two seen with its own gain and noise."""
     prior = posterior.GaussianPrior(

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from posterior.guidance.linear import prior_mean
 from posterior.priors.covariance import Covariance
 from posterior.problem import Problem
 from posterior.samplers.smc.core import PopulationNoise
@@ -143,7 +144,7 @@ class PseudoObservations(Guide):
     def start(self, problem: Problem, sigma: float, noise: PopulationNoise) -> tuple[Tensor, Tensor]:
         """See `Guide.start`; the noised reference Gaussian, conditioned on every pseudo-observation."""
         cov, white = self.reference.covariance(problem.event_shape), noise()
-        mean = self.reference.mean(problem.event_shape) + torch.zeros_like(white)
+        mean = prior_mean(problem, white, self.reference)
         wide, answer = cov.plus_white(sigma**2), reply(cov, sigma)
         kernel = PinnedKernel(mean, wide, mean, answer, 0.0, white.new_zeros(len(white), len(self.y)), torch.zeros_like)
         x = self._draw(problem, kernel, white, (math.inf, sigma), noise)

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from posterior.guidance.linear import prior_mean
 from posterior.priors.covariance import Covariance
 from posterior.problem import Problem
 from posterior.samplers.smc.core import PopulationNoise
@@ -105,7 +106,7 @@ class LinearGuide(ReferenceGuide):
     def start(self, problem: Problem, sigma: float, noise: PopulationNoise) -> tuple[Tensor, Tensor]:
         """See `Guide.start`; drawn from the noised reference Gaussian times psi."""
         cov, white = self.reference.covariance(problem.event_shape), noise()
-        mean = self.reference.mean(problem.event_shape) + torch.zeros_like(white)
+        mean = prior_mean(problem, white, self.reference)
         kernel = ModelKernel(mean, cov.plus_white(sigma**2), mean, reply(cov, sigma), 0.0)
         x = self._draw(problem, kernel, white, (0.0, sigma), noise)
         return x, self.log_ratio(problem, kernel, x, (0.0, sigma))

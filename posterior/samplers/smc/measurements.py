@@ -92,8 +92,10 @@ class Measurements:
 
 def _units(like: StandardLikelihood, reach: Tensor) -> Tensor:
     """A unit vector for each measurement, (m, *range)."""
-    eye = torch.eye(reach.numel(), dtype=like.y.dtype, device=like.y.device)[reach]
-    return eye.reshape(-1, *like.y.shape[1:])
+    index = reach.nonzero()[:, 0]
+    units = like.y.new_zeros(len(index), reach.numel())
+    units[torch.arange(len(index), device=index.device), index] = 1
+    return units.reshape(-1, *like.y.shape[1:])
 
 
 def solve(root: Tensor, v: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from posterior.guidance.linear import prior_mean
 from posterior.priors.covariance import Covariance
 from posterior.problem import Problem
 from posterior.samplers.smc.core import PopulationNoise
@@ -238,8 +239,7 @@ class ReferenceTwist(Twist):
     def start(self, problem: Problem, sigma: float, noise: PopulationNoise) -> tuple[Tensor, Tensor]:
         """See `Twist.start`; the proposal is the reference Gaussian's posterior, noised."""
         cov = self.reference.covariance(problem.event_shape)
-        prior_mean = self.reference.mean(problem.event_shape)
-        mean = prior_mean + self.data.y.new_zeros(1, *problem.event_shape)
+        mean = prior_mean(problem, self.data.y.new_zeros(1, *problem.event_shape), self.reference)
         root = self.data.covariance_root(cov, problem.event_shape)
         x = self._draw(mean, cov, root, noise) + sigma * noise()
         following = self.data.covariance_root(cov.given(sigma), problem.event_shape)
