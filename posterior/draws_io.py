@@ -133,10 +133,10 @@ def _predictive(draws: Draws, likelihood: Likelihood) -> Dataset:
     sequence = np.random.SeedSequence([draws.stats.seed, *b"posterior predictive"])
     with torch.no_grad():
         for x, child in zip(draws.samples, sequence.spawn(draws.n), strict=True):
-            predicted = likelihood.operator.A(x[None].to(real_view(y).dtype))[0]
+            predicted = likelihood.operator.A(x[None].to(real_view(y)))[0]
             made["prediction"].append(predicted)
             if standard is not None:
-                noise = torch.from_numpy(np.random.default_rng(child).standard_normal(standard.y.shape))
+                noise = torch.from_numpy(np.random.default_rng(child).standard_normal(standard.y.shape)).to(y.device)
                 noise = (standard.variance.sqrt() * standard.reach * noise)[0].to(real_view(y).dtype)
                 made["measurement"].append(predicted + (torch.view_as_complex(noise) if y.is_complex() else noise))
     words = {"prediction": "operator applied to each draw", "measurement": "data replicated from each draw"}

@@ -110,7 +110,8 @@ def estimate_reference(
             return torch.cat([denoise(part, sigma) for part in x.split(max(8, 2**18 // n))])
 
     fields = _unconditional(denoised, prior, steps, white())
-    center = fields.mean(0) if matrix else fields.mean(tuple(i for i in range(fields.ndim) if i != 1), keepdim=True)[0]
+    apart = 1 if len(shape) == 2 else 2  # a number for each channel, where there are channels
+    center = fields.mean(0) if matrix else fields.mean((0, *range(apart, fields.ndim)), keepdim=True)[0]
     base = _fit(fields - center, matrix, n <= DENSE)
     rms = float((fields - center).square().mean().sqrt())
     low, high = max(prior.sigma_min, 0.02 * rms), min(prior.sigma_max, 5 * rms)
@@ -152,7 +153,7 @@ def _fit(fields: Tensor, matrix: bool, full: bool) -> EOFReference | RadialRefer
     fields = fields.cpu().double()
     if matrix:
         return EOFReference.fit(fields, None if full else len(fields) // 4)
-    return RadialReference(*radial_spectrum(fields.flatten(1, -3).reshape(len(fields), -1, *fields.shape[-2:])))
+    return RadialReference(*radial_spectrum(fields.reshape(len(fields), -1, *fields.shape[-2:])))
 
 
 def _power(base: EOFReference | RadialReference, errors: Tensor) -> Tensor:

@@ -94,7 +94,8 @@ def _resolution(points: Tensor) -> float:
     """Distance below which points count as one: the 1 % quantile of that to the nearest other point."""
     nearest = []
     for start in range(0, len(points), 256):
-        distance = torch.cdist(points[start : start + 256], points)
+        # By matrices the distance of a point to itself would be rounding, and not 0.
+        distance = torch.cdist(points[start : start + 256], points, compute_mode="donot_use_mm_for_euclid_dist")
         distance[distance == 0] = math.inf
         nearest.append(distance.amin(1))
     found = torch.cat(nearest)

@@ -154,12 +154,12 @@ class PiGDM(Guided):
 class MMPS(Guided):
     """Moment-matching posterior sampling; see `MMPSGuidance`.
 
-    One network call and ``iterations + 1`` vector-Jacobian products a step. The default integrator adds as much noise as
-    the length of a step allows, see `SASolver`: where the posterior has several modes, the approximation chooses wrongly
-    among them at high noise levels and better at lower ones, and noise lets a chain change over. With the exact posterior
-    denoiser of a Gaussian prior the standard deviation comes out 2 to 3 % too large at 64 steps, within 5 % from 24 on;
-    `DPMSolver2M`, the probability-flow ODE, is right to about 1 % at 64, and the default below 24 steps, which leave no room
-    for noise; ancestral steps lose a tenth to a quarter.
+    One network call and ``iterations + 2`` vector-Jacobian products a step, one less without a reference. The default
+    integrator adds as much noise as the length of a step allows, see `SASolver`: where the posterior has several modes, the
+    approximation chooses wrongly among them at high noise levels and better at lower ones, and noise lets a chain change
+    over. With the exact posterior denoiser of a Gaussian prior the standard deviation comes out 2 to 3 % too large at 64
+    steps, within 5 % from 24 on; `DPMSolver2M`, the probability-flow ODE, is right to about 1 % at 64, and the default
+    below 24 steps, which leave no room for noise; ancestral steps lose a tenth to a quarter.
 
     Args:
         steps: Steps from sigma_max to 0.

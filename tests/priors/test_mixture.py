@@ -143,3 +143,12 @@ def test_empirical_denoiser_is_the_weighted_mean_of_the_points():
 def test_what_an_empirical_prior_refuses(points, weights, message):
     with pytest.raises(ValueError, match=message):
         posterior.EmpiricalPrior(points, weights)
+
+
+def test_the_resolution_of_many_points_is_the_distance_to_others():
+    """Above a few points distances are found by matrices, in which a point is not quite at itself."""
+    points = torch.randn(500, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    among = (points[:, None] - points[None]).square().sum(-1).sqrt() + torch.diag(torch.full((500,), torch.inf).double())
+    nearest = float(torch.quantile(among.amin(1), 0.01))
+    prior = posterior.EmpiricalPrior(points)
+    assert 0.01 * nearest < prior.sigma_min < nearest

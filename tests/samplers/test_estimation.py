@@ -32,6 +32,16 @@ def dense(cov, shape):
     return cov.apply(torch.eye(n, dtype=torch.float64).reshape(n, *shape)).flatten(1)
 
 
+@pytest.mark.parametrize("shape", [(20, 18), (1, 20, 18)])
+def test_fields_with_and_without_channels(shape):
+    points = torch.randn(12, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 3
+    reference = estimate_reference(posterior.EmpiricalPrior(points), draws=6, steps=4)
+    mean = reference.mean(shape)
+    assert torch.broadcast_to(torch.as_tensor(mean), shape).shape == shape
+    assert float(mean.std()) < 1e-9  # one number for the only channel
+    assert float(mean.mean()) == pytest.approx(3, abs=0.3)
+
+
 def test_matrix_of_a_mixture():
     prior, mean, cov = gaussians()
     reference = estimate_reference(prior, draws=2000)
