@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     Repairs = dict[str, tuple[IntervalRepair, RepairCheck]]
 
 _BATCH_HELP = "Draws computed at a time; the problem's own if not given."
+_OUTPUT_HELP = (
+    "NetCDF file of the trials; .json and .png of what they tell go beside it. "
+    "If not given, calibration.nc, or FILE's name with -calibration.nc here."
+)
 
 
 def calibrate(
@@ -48,11 +52,11 @@ def calibrate(
         float | None,
         typer.Option(help="Repair with this probability of misleading trials (RCPS); on average over trials if not given."),
     ] = None,
-    output: Annotated[
-        Path, typer.Option(help="NetCDF file of the trials; .json and .png of what they tell go beside it.")
-    ] = Path("calibration.nc"),
+    output: Annotated[Path | None, typer.Option(help=_OUTPUT_HELP)] = None,
 ) -> None:
     """Draw for many truths, and test ranks, coverage, scores and spread; or score trials that were drawn before."""
+    if output is None:
+        output = Path("calibration.nc" if file is None else f"{file.stem}-calibration.nc")
     with one_sentence():
         check_output(output)
         for name, share in (("--level", level), ("--delta", delta)):

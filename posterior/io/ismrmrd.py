@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from posterior.io._files import first_line, must_exist, needs
-from posterior.io.kspace import KSpace, KSpaceError, pick_slice
+from posterior.io.kspace import KSpace, KSpaceError, pick_slice, pixel_size
 
 if TYPE_CHECKING:
     import h5py
@@ -72,8 +72,16 @@ def read_ismrmrd(path: str | Path, slice_index: int | None = None, select: Mappi
     if len(np.unique(counters["kspace_encode_step_2"][keep])) > 1:
         raise KSpaceError(f"{path}: 3-D k-space, encoded along two directions; wanted one slice")
     data, mask = _grid(encoding, acquisitions(np.flatnonzero(keep)), path)
-    size, voxel = _recon(encoding.reconSpace)
-    return KSpace(data, mask, path.name, slice_index=index, voxel_size=voxel, recon_size=size, attributes=_facts(header))
+    view, size = encoding.encodedSpace.fieldOfView_mm, encoding.reconSpace.matrixSize
+    return KSpace(
+        data,
+        mask,
+        path.name,
+        slice_index=index,
+        voxel_size=pixel_size((view.x, view.y), data),
+        recon_size=(size.x, size.y) if min(size.x, size.y) > 0 else None,
+        attributes=_facts(header),
+    )
 
 
 def read_noise(path: str | Path) -> Tensor:
@@ -207,14 +215,6 @@ def _samples(readout: Any) -> tuple[np.ndarray, int]:
     if readout.is_flag_set(constants.ACQ_IS_REVERSE):
         return samples[:, ::-1], samples.shape[1] - 1 - middle
     return samples, middle
-
-
-def _recon(space: Any) -> tuple[tuple[int, int] | None, tuple[float, float] | None]:
-    """Reconstructed matrix (readout, phase) and pixel size in mm."""
-    size, view = space.matrixSize, space.fieldOfView_mm
-    if min(size.x, size.y) < 1 or min(view.x, view.y) <= 0:
-        return None, None
-    return (size.x, size.y), (view.x / size.x, view.y / size.y)
 
 
 def _facts(header: Any) -> dict[str, Any]:

@@ -222,7 +222,7 @@ def _fastmri_slice(file: h5py.File, path: Path, slice_index: int | None) -> KSpa
         reference = torch.from_numpy(np.abs(reference[index]).astype(np.float32))
     else:
         reference = None
-    recon_size, voxel_size = _header(file.get("ismrmrd_header"))
+    recon_size, view = _header(file.get("ismrmrd_header"))
     if recon_size is None and reference is not None:
         recon_size = (reference.shape[0], reference.shape[1])
     return KSpace(
@@ -230,7 +230,7 @@ def _fastmri_slice(file: h5py.File, path: Path, slice_index: int | None) -> KSpa
         mask,
         source=path.name,
         slice_index=index,
-        voxel_size=voxel_size,
+        voxel_size=pixel_size(view, data),
         reference=reference,
         recon_size=recon_size,
         attributes={name: _plain(value) for name, value in file.attrs.items()},
@@ -238,19 +238,31 @@ def _fastmri_slice(file: h5py.File, path: Path, slice_index: int | None) -> KSpa
 
 
 def _header(dataset: Any) -> tuple[tuple[int, int] | None, tuple[float, float] | None]:
-    """Reconstructed matrix (readout, phase) and pixel size in mm, where the ISMRMRD header has them."""
+    """Reconstructed matrix and encoded field of view in mm, (readout, phase), where the ISMRMRD header has them."""
     if dataset is None or getattr(dataset, "shape", None) != ():
         return None, None
     try:
-        root = ElementTree.fromstring(dataset[()])
-        space: Any = root.find("{*}encoding/{*}reconSpace")
-        size = [int(space.findtext(f"{{*}}matrixSize/{{*}}{axis}")) for axis in "xy"]
-        view = [float(space.findtext(f"{{*}}fieldOfView_mm/{{*}}{axis}")) for axis in "xy"]
+        encoding: Any = ElementTree.fromstring(dataset[()]).find("{*}encoding")
+        size = [int(encoding.findtext(f"{{*}}reconSpace/{{*}}matrixSize/{{*}}{axis}")) for axis in "xy"]
+        view = [float(encoding.findtext(f"{{*}}encodedSpace/{{*}}fieldOfView_mm/{{*}}{axis}")) for axis in "xy"]
     except (ElementTree.ParseError, AttributeError, TypeError, ValueError):
         return None, None
-    if min(size) < 1 or min(view) <= 0:
-        return None, None
-    return (size[0], size[1]), (view[0] / size[0], view[1] / size[1])
+    return (size[0], size[1]) if min(size) > 0 else None, (view[0], view[1])
+
+
+def pixel_size(view: tuple[float, float] | None, data: Tensor) -> tuple[float, float] | None:
+    """Size (dy, dx) in mm of a pixel of the image of ``data``; None where the field of view is not known.
+
+    What a scanner calls its reconstructed matrix is interpolated, and an image of the k-space itself is not: its pixels
+    have the size that the samples give. Cutting oversampling off leaves fewer pixels of the same size.
+
+    Args:
+        view: Field of view (readout, phase) in mm that the spacing of the samples encodes, the oversampled one.
+        data: k-space (coils, ky, kx), all samples of the matrix.
+    """
+    if view is None or min(view) <= 0:
+        return None
+    return view[0] / data.shape[1], view[1] / data.shape[2]
 
 
 def _read_bart(path: Path, slice_index: int | None) -> KSpace:

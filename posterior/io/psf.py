@@ -15,6 +15,7 @@ from posterior.io._files import FileError, first_line, needs, read_bytes
 
 _WHAT = "point-spread functions in FITS"
 _MOST_PIXELS = 1 << 24
+_CUT_OFF = ("File may have been truncated", "Error validating header")
 
 
 class PSFError(FileError):
@@ -68,9 +69,11 @@ def _images(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     fits = needs("astropy.io.fits", "astronomy", "reading FITS")
     content = _content(path)
     try:
-        # astropy says by a warning that a file is cut off, and then reads what is left
+        # astropy says by a warning that a file is cut off, and then reads what is left; its others are about formalities
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.simplefilter("ignore")
+            for message in _CUT_OFF:
+                warnings.filterwarnings("error", message)
             with fits.open(io.BytesIO(content), lazy_load_hdus=False) as file:
                 for number, extension in enumerate(file):
                     shape = getattr(extension, "shape", ())

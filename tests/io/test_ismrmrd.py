@@ -79,6 +79,13 @@ def test_lines_go_where_they_were_measured(writer):
     assert kspace.without_oversampling().data.shape == (COILS, 6, WIDTH)
 
 
+def test_pixels_have_the_size_that_the_samples_give(writer):
+    writer.header = writer.header.replace("<x>6</x><y>10</y>", "<x>6</x><y>15</y>")
+    kspace = read_kspace(writer.add_lines(_kspace(COILS, HEIGHT, WIDTH)).write())
+    assert kspace.recon_size == (6, 15)
+    assert kspace.voxel_size == (1.5, 2.0)
+
+
 def test_other_scans_are_no_samples_of_the_image(writer):
     full, other = _kspace(COILS, HEIGHT, WIDTH), _kspace(COILS, HEIGHT, seed=1)
     writer.add(other, 3, ["ACQ_IS_NOISE_MEASUREMENT"])

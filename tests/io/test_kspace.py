@@ -10,7 +10,8 @@ from posterior.io.kspace import KSpace, KSpaceError, read_array, read_kspace
 COILS, HEIGHT, WIDTH = 3, 12, 10
 HEADER = """<?xml version="1.0"?>
 <ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding>
-  <encodedSpace><matrixSize><x>12</x><y>10</y><z>1</z></matrixSize></encodedSpace>
+  <encodedSpace><matrixSize><x>12</x><y>10</y><z>1</z></matrixSize>
+    <fieldOfView_mm><x>18.0</x><y>20.0</y><z>4.5</z></fieldOfView_mm></encodedSpace>
   <reconSpace><matrixSize><x>6</x><y>10</y><z>1</z></matrixSize>
     <fieldOfView_mm><x>9.0</x><y>20.0</y><z>4.5</z></fieldOfView_mm></reconSpace>
 </encoding></ismrmrdHeader>"""
@@ -82,6 +83,16 @@ def test_fastmri_multi_coil(tmp_path, lines):
     assert middle.voxel_size == (1.5, 2.0)
     assert middle.recon_size == (6, 10)
     assert middle.attributes == {"acquisition": "AXT1", "max": 3.5}
+
+
+@pytest.mark.parametrize("phase", [5, 10, 15])
+def test_pixels_have_the_size_that_the_samples_give(tmp_path, phase):
+    """A reconstructed matrix is interpolated along the phase encoding; oversampling of the readout is cut off."""
+    header = HEADER.replace("<x>6</x><y>10</y>", f"<x>6</x><y>{phase}</y>").encode()
+    kspace = read_kspace(_fastmri(tmp_path / "k.h5", _complex(2, COILS, HEIGHT, WIDTH), ismrmrd_header=header))
+    cut = kspace.without_oversampling()
+    assert tuple(cut.data.shape) == (COILS, 6, WIDTH)
+    assert kspace.voxel_size == cut.voxel_size == (1.5, 2.0)
 
 
 def test_fastmri_single_coil(tmp_path):

@@ -58,7 +58,27 @@ def test_refusals(tmp_path, refused):
     refused(PSFError, ["small.fits", "odd number from 9"], read_psfs, path, size=7)
 
 
-@pytest.mark.parametrize("keep", [0, 2000, 6000, 9000])
+@pytest.mark.parametrize(
+    ("card", "becomes"),
+    [
+        (b"BUNIT   = 'electron'", b"BLANK   =        -32"),
+        (b"BUNIT   = 'electron'", b"BUNIT   ='electron' "),
+        (b"COMMENT a psf", "COMMENT \u00e9psf".encode("latin-1")),
+    ],
+)
+def test_formalities_of_a_header_are_no_damage(tmp_path, card, becomes):
+    spot = fits.ImageHDU(_spot(15, 17, 7, 8))
+    spot.header["BUNIT"] = "electron"
+    spot.header["COMMENT"] = "a psf"
+    path = tmp_path / "a.fits"
+    fits.HDUList([fits.PrimaryHDU(), spot]).writeto(path)
+    expected, content = read_psfs(path), path.read_bytes()
+    assert content.count(card) == 1
+    path.write_bytes(content.replace(card, becomes.ljust(len(card))))
+    assert torch.equal(read_psfs(path), expected)
+
+
+@pytest.mark.parametrize("keep", [0, 2000, 4000, 6000, 9000, 15000])
 def test_truncated(tmp_path, refused, keep):
     path = _write(tmp_path / "a.fits", _spot(30, 30, 14, 14), _spot(30, 30, 14, 14))
     path.write_bytes(path.read_bytes()[:keep])

@@ -141,6 +141,17 @@ class TestCommand:
         found = run(tmp_path / "theirs.nc", "--output", tmp_path / "out.nc")
         assert found.exit_code == 0 and "NOT consistent with exact samples" in found.output
 
+    def test_scoring_a_file_leaves_what_another_run_wrote(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        save_trials(Trials(Trial(a[0], a[1:]) for a in normal(30, 8, 3, 4)), tmp_path / "theirs.nc")
+        former = [f"calibration.{end}" for end in ("nc", "json", "png")]
+        for name in former:
+            (tmp_path / name).write_bytes(b"former")
+        found = run("theirs.nc")
+        assert found.exit_code == 0, found.output
+        assert all((tmp_path / name).read_bytes() == b"former" for name in former)
+        assert {f"theirs-calibration.{end}" for end in ("nc", "json", "png")} <= {p.name for p in tmp_path.iterdir()}
+
     def test_what_does_not_fit_is_one_sentence(self, tmp_path):
         out = ("--output", tmp_path / "out.nc")
         for arguments, message in (

@@ -332,6 +332,17 @@ def test_result_without_truth_or_enough_draws(problem, prior):
     assert "one draw" in titles
 
 
+@pytest.mark.parametrize(
+    ("draws", "all_lines", "says"),
+    [(3, False, "3 draws cannot support the 90% interval of a check; wanted 19"), (19, True, "outside the calibration region")],
+)
+def test_a_check_that_cannot_be_made_is_refused_before_sampling(problem, prior, draws, all_lines, says, monkeypatch):
+    monkeypatch.setattr(prior, "denoise", lambda *_: pytest.fail("the prior was called"))
+    asked = replace(problem, calibration=(SIZE, SIZE)) if all_lines else problem
+    with pytest.raises(ValueError, match=says):
+        reconstruct(asked, prior, posterior.GaussianBridge(steps=1), draws=draws, check=True)
+
+
 def test_result_survives_a_file(result, tmp_path):
     path = tmp_path / "out.nc"
     result.save(path)

@@ -81,6 +81,10 @@ class TestConfig:
             ("steps = 6", 'steps = "six"', "training.steps: 'six'; wanted a whole number"),
             ("steps = 6\n", "", "missing training.steps"),
             ('name = "waves"\n', "", "missing name"),
+            *(
+                ('name = "waves"', f'name = "{n}"', "name: .*; wanted the name of a folder")
+                for n in ("../../evil", "..", "", "a/b")
+            ),
             ("channels = [8, 8]", "channels = [8, 9]", "network.channels: 9 does not divide into 4 groups"),
             ("rank = 6", 'kind = "magic"', "reference.kind: 'magic'; wanted eof, radial or none"),
             ("rank = 6", 'kind = "none"', "'gaussian-residual' needs a reference"),
@@ -249,6 +253,27 @@ class TestCommand:
         assert result.exit_code == 0, result.output
         assert "wrote priors/waves" in result.output
         assert (tmp_path / "runs" / "waves" / "curves.png").exists()
+
+    def test_a_folder_of_something_else_is_not_overwritten(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        config_of(tmp_path, ("steps = 6", "steps = 1"))
+        mine = tmp_path / "mine"
+        mine.mkdir()
+        (mine / "README.md").write_text("a page of mine")
+        result = CliRunner().invoke(app, ["train", "config.toml", "--output", "mine"])
+        assert result.exit_code == 2
+        assert "mine is a folder of something else than a prior" in result.output
+        assert [p.name for p in mine.iterdir()] == ["README.md"]
+        assert (mine / "README.md").read_text() == "a page of mine"
+        assert not (tmp_path / "runs").exists()
+
+    def test_a_killed_run_and_a_finished_one_are_gone_on_from_in_their_folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        config_of(tmp_path, ("steps = 6", "steps = 1"))
+        (tmp_path / "priors" / "waves" / "unet").mkdir(parents=True)
+        for _ in range(2):
+            result = CliRunner().invoke(app, ["train", "config.toml"])
+            assert result.exit_code == 0, result.output
 
     def test_a_wrong_key_is_one_sentence(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

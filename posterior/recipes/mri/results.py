@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,15 +138,18 @@ def reconstruct(
         device: As in `posterior.sample`.
 
     Raises:
-        ValueError: If prior and problem do not fit.
+        ValueError: If prior and problem do not fit, or there are too few draws or samples for a check.
         SamplingError: If the sampler fails.
     """
+    needed = math.ceil(draws_needed(LEVEL))
+    if check and draws < needed:
+        raise ValueError(f"reconstruct: {draws} draws cannot support the {LEVEL:.0%} interval of a check; wanted {needed}")
+    reduced, held_out = withhold(problem, seed=seed) if check else (None, None)
     settings = {"draws": draws, "seed": seed, "batch_size": batch_size, "progress": progress, "device": device}
     settings |= {"event_shape": problem.event_shape, "dtype": torch.float32}
     drawn = sample(prior, problem.likelihood, sampler, checkpoint=checkpoint, **settings)
     predictive = None
-    if check:
-        reduced, held_out = withhold(problem, seed=seed)
+    if reduced is not None and held_out is not None:
         predictive = predictive_coverage(sample(prior, reduced.likelihood, sampler, **settings), held_out, LEVEL)
 
     of_draws = float(problem.chi_square(drawn.samples).mean())  # before air, which the data saw too, is made dark
@@ -159,7 +163,7 @@ def reconstruct(
     name = "posterior mean" if drawn.is_posterior else "estimate"
     images[name], residuals[name] = torch.linalg.vector_norm(drawn.mean, dim=0), of_draws
     coverage = None
-    if problem.truth is not None and uncertain and draws >= draws_needed(LEVEL):
+    if problem.truth is not None and uncertain and draws >= needed:
         low, high = magnitude.interval(LEVEL)
         inside = (problem.truth >= low) & (problem.truth <= high)
         coverage = float(inside[head_mask(problem.truth)].float().mean())

@@ -154,7 +154,7 @@ class TrainingConfig:
     """A training run.
 
     Args:
-        name: Of the prior.
+        name: Of the prior, and of folders: no path.
         summary: One line on what it is a prior of.
         data: Where fields come from.
         training: How it is trained.
@@ -185,6 +185,8 @@ class TrainingConfig:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.name in ("", "..") or Path(self.name).name != self.name:
+            raise ValueError(f"name: {self.name!r}; wanted the name of a folder, without a path")
         _one_of("reference.kind", self.reference.kind, REFERENCES)
         _one_of("network.parameterisation", self.network.parameterisation, PARAMETERISATIONS)
         if (self.data.registry is None) == (self.data.file is None):

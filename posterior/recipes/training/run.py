@@ -20,6 +20,14 @@ from posterior.recipes.training.config import TrainingConfig, dataset_entry
 from posterior.recipes.training.data import Fields, load_fields
 
 LEVELS = 16
+_OURS = {"posterior.json", "checkpoint.pt"}
+_LEFT = {
+    "config.json",
+    "loss.csv",
+    "validation.csv",
+    "unet",
+    "tables.safetensors",
+}  # by a run killed before it had written these
 
 
 def train_prior(
@@ -49,8 +57,10 @@ def train_prior(
         The prior as it was saved, its weights rounded to half precision; in other processes than the first the trained one.
 
     Raises:
+        FileExistsError: If ``out`` is a file, or a folder of something else than a prior.
         ValueError: If data and configuration do not fit each other, or ``run`` holds another run.
     """
+    _check_out(out)
     fields = load_fields(config.data, folder) if fields is None else fields
     data = standardise(fields, config.mean)
     prior = build_prior(config, fields, data)
@@ -62,6 +72,15 @@ def train_prior(
     if rank == 0:
         _finish(config, prior, data, out, run, command)
     return prior
+
+
+def _check_out(out: Path) -> None:
+    """Raise unless ``out`` is new, empty, or holds a prior or what a killed run has left of one."""
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file; wanted a folder for the prior")
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
+    if not (names & _OURS or names <= _LEFT):
+        raise FileExistsError(f"{out} is a folder of something else than a prior, and is not overwritten")
 
 
 def _thinned(data: Standardised, most: int = 128) -> Any:
