@@ -66,7 +66,7 @@ def scores(out: Outcome, case: Case) -> dict[str, float]:
     crps          fair continuous ranked probability score, units of the field; the mean absolute error of a point estimate
     energy        fair energy score over the root of the number of pixels; the root-mean-square error of a point estimate
     cov50 ...     share of pixels inside their central interval; NaN with too few draws for it
-    spread_skill  root of mean variance over mean squared error of the mean, both unbiased
+    spread_skill  root of mean variance over mean squared error of the mean, both unbiased; NaN where the latter is not positive
     ause          area between the sparsification curve and the oracle's, over 20 shares
     spectrum      mean over rings of |log10 (power of draws / power of truth)|
     held_chi2     residual of withheld data, of the point estimate; held_cov90: share of these in 90 % predictive intervals
@@ -126,8 +126,12 @@ def judged(row: Row) -> Row:
     n, error = int(row["draws"]), float(row["nrmse"])
     if row["psnr_all"]:
         error *= 10 ** ((float(row["psnr"]) - float(row["psnr_all"])) / 20)
-    ratio = float(row["spread_skill"] or 0) ** 2  # of the variance to the error of the mean less variance / n
-    of_draws = math.sqrt(error**2 * (1 + (n - 1) / n * ratio / (1 + ratio / n)))
+    if row["spread_skill"]:
+        ratio = float(row["spread_skill"]) ** 2  # of the variance to the error of the mean less variance / n
+        variance = ratio / (1 + ratio / n)  # over the squared error of the mean
+    else:
+        variance = 0 if row["point"] or n < 3 else n  # draws without the ratio: the error was less than variance / n
+    of_draws = math.sqrt(error**2 * (1 + (n - 1) / n * variance))
     # The mean of the first draws alone may be off, too.
     worst = max(of_draws, float(row["nrmse"]))
     if worst <= DIVERGED:
@@ -155,7 +159,8 @@ def _uncertainty(draws: Tensor, truth: Tensor, weights: Tensor | None) -> dict[s
     if worth > 2:
         found["crps"] = float(crps_members(trial.members)[0])
         found["energy"] = float(energy_members(trial.members)[0]) / math.sqrt(truth.numel())
-    found["spread_skill"] = math.sqrt(float(variance.mean()) / max(float(error.mean()), 1e-300))
+    if error.mean() > 0:
+        found["spread_skill"] = math.sqrt(float(variance.mean()) / float(error.mean()))
     found["ause"] = ause(trial)
     for level in LEVELS:
         if (worth + 1) * (1 - level / 100) / 2 > 1 - 1e-6:
