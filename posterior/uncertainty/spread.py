@@ -25,8 +25,8 @@ class SpreadSkill(Judged):
         lower: Lower end of the bootstrap band of the ratio, over trials.
         upper: Upper end.
         curve: Values are the root-mean-square error, and expected the root-mean-square spread, of each tenth of all
-            pixels in order of their spread; ``at`` the share of pixels with less spread. Biased down a little at
-            few draws, where the spread's own noise sorts the pixels.
+            pixels (each pixel, where there are fewer than ten) in order of their spread; ``at`` the share of pixels with
+            less spread. Biased down a little at few draws, where the spread's own noise sorts the pixels.
         ranks: Ranks of (error^2 - variance) of the truth among those of the draws; they carry the p-value.
         band: Probability of the bands.
     """
@@ -62,7 +62,7 @@ def spread_skill(trials: Trials, *, bins: int = 10, band: float = 0.95, seed: in
         trials: The trials, 20 or more.
 
     Other arguments:
-        bins: Points of the curve.
+        bins: Points of the curve; as many as an event has values where it has fewer.
         band: Probability of the bands.
         seed: Of the ties.
 
@@ -74,8 +74,8 @@ def spread_skill(trials: Trials, *, bins: int = 10, band: float = 0.95, seed: in
     for trial in trials:
         variance, error = unbiased(trial.equally_weighted())
         rows.append(torch.stack([variance.mean(), error.mean()]))
-        order = variance.argsort()
-        binned.append(torch.stack([torch.stack([v[i].mean() for i in order.tensor_split(bins)]) for v in (variance, error)]))
+        parts = variance.argsort().tensor_split(min(bins, len(variance)))
+        binned.append(torch.stack([torch.stack([v[i].mean() for i in parts]) for v in (variance, error)]))
     check_trials("spread_skill", len(rows))
     table, means = torch.stack(rows), torch.stack(rows).mean(0)
     ratio = float(spread_over_error(*means))
