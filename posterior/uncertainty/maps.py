@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from posterior.draws import Draws, PointEstimateError
+from posterior.quantiles import draws_needed
 from posterior.uncertainty._statistics import check_level
 
 _BLOCK = 2**21  # values that are worked on at once
@@ -85,11 +86,11 @@ def highest_density(draws: Draws, level: float = 0.9) -> HighestDensity:
     """
     _needs_posterior(draws, "a highest-density interval")
     check_level("highest_density", level)
-    needed = 2 / (1 - level) - 1
-    if draws.n_effective < needed - 1e-6:
+    needed = draws_needed(level)
+    if draws.n_effective < needed:
         raise ValueError(
             f"highest_density: draws worth {draws.n_effective:.1f} cannot support a {100 * level:g} % interval; "
-            f"it takes at least {math.ceil(needed - 1e-6)}"
+            f"it takes at least {math.ceil(needed)}"
         )
 
     def shortest(values: Tensor, weights: Tensor | None) -> Tensor:
@@ -149,7 +150,7 @@ class PrincipalComponents:
     """Directions in which the posterior varies most, largest first.
 
     Args:
-        components: Orthonormal patterns, (k, *event), without units.
+        components: Orthonormal patterns, (k, *event), without units; 0 at points that the mask of the draws leaves out.
         std: Posterior standard deviation along each, (k,), units of the draws.
         share: Share of the total variance of each, (k,).
         scores: Deviation of each draw from the mean along each, (n, k), units of the draws.
@@ -167,7 +168,7 @@ def principal_components(draws: Draws, k: int = 5) -> PrincipalComponents:
     """Leading eigenvectors of the posterior covariance, from the draws' n x n Gram matrix: no covariance is formed.
 
     With n draws the leading variances come out too large, the more so the less they stand out. Signs are fixed: the
-    largest value of a pattern is positive.
+    largest value of a pattern is positive. Points that the mask of the draws says do not exist have no part.
 
     Args:
         draws: The draws.
@@ -182,12 +183,15 @@ def principal_components(draws: Draws, k: int = 5) -> PrincipalComponents:
     used = int((weights > 0).sum())
     if used < 2:
         raise ValueError(f"principal_components: they take two draws with weight; got {used}")
-    if not 0 < k <= min(used - 1, draws.samples[0].numel()):
-        raise ValueError(f"principal_components: k is {k}; wanted 1 to {min(used - 1, draws.samples[0].numel())}")
-    mean, flat = draws.mean, draws.samples.flatten(1)
+    mean, flat, exists = draws.mean, draws.samples.flatten(1), slice(None)
+    if draws.mask is not None:
+        exists = draws.mask.to(flat.device).flatten()
+        flat = flat[:, exists]
+    if not 0 < k <= min(used - 1, flat.shape[1]):
+        raise ValueError(f"principal_components: k is {k}; wanted 1 to {min(used - 1, flat.shape[1])}")
     scale = (weights / (1 - weights.square().sum())).sqrt()
     step = max(1, _BLOCK // draws.n)
-    blocks = list(zip(flat.split(step, 1), mean.flatten().split(step), strict=True))
+    blocks = list(zip(flat.split(step, 1), mean.flatten()[exists].split(step), strict=True))
     gram = torch.zeros(draws.n, draws.n, dtype=torch.float64, device=flat.device)
     for x, centre in blocks:
         deviation = scale[:, None] * (x - centre).double()
@@ -201,10 +205,11 @@ def principal_components(draws: Draws, k: int = 5) -> PrincipalComponents:
     scores = torch.zeros(draws.n, k, dtype=torch.float64, device=flat.device)
     for (x, centre), pattern in zip(blocks, components.split(step, 1), strict=True):
         scores += (x - centre).double() @ pattern.T
-    shaped = components.reshape(k, *draws.event_shape)
     dtype = flat.dtype
+    whole = torch.zeros(k, mean.numel(), dtype=dtype, device=flat.device)
+    whole[:, exists] = components.to(dtype)
     return PrincipalComponents(
-        shaped.to(dtype), variances.sqrt().to(dtype), (variances / total).to(dtype), scores.to(dtype), mean
+        whole.reshape(k, *draws.event_shape), variances.sqrt().to(dtype), (variances / total).to(dtype), scores.to(dtype), mean
     )
 
 
