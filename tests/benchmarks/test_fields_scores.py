@@ -1,13 +1,14 @@
 """Scores of fields where draws are too wide, or most of them weigh nothing."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from deepinv.physics import LinearPhysics
 
 import posterior
-from benchmarks.fields.cases import Case
+from benchmarks.fields.cases import Case, Withheld
 from benchmarks.fields.scores import Outcome, judged, scores
 
 
@@ -33,3 +34,16 @@ def test_draws_too_wide_have_no_ratio_to_the_error(case):
     row = {"status": "ok", "draws": "40", "point": "", "psnr_all": "", "spread_skill": ""}
     assert judged(row | {"nrmse": "20"})["status"] == "failed"
     assert judged(row | {"nrmse": "20", "point": "yes"})["status"] == judged(row | {"nrmse": "5"})["status"] == "ok"
+
+
+def test_draws_without_weight_count_for_nothing(case):
+    held = Withheld(lambda x: x.flatten(1)[:, :20], case.truth.flatten()[:20], 0.1)
+    some = replace(case, withheld=held)
+    good = case.truth + 0.1 * normal(10, 1, 16, 16, seed=4)
+    draws = torch.cat([good, case.truth + 30 * normal(30, 1, 16, 16, seed=5)])
+    weights = (torch.arange(40) < 10).double() / 10
+    found = scores(Outcome(draws, False, 1, 0, 1.0, "", weights=weights), some)
+    alone = scores(Outcome(good, False, 1, 0, 1.0, "", mean=good.mean(0)), some)
+    for name in ("chi2", "spectrum", "held_chi2", "held_cov90", "cov80", "cov90"):
+        assert found[name] == pytest.approx(alone[name], abs=1e-9, nan_ok=True), name
+    assert math.isnan(found["held_cov90"])  # ten draws are too few
