@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posterior._sums import weighted_sum
 from posterior.draws import Draws, PointEstimateError
 from posterior.quantiles import draws_needed
 from posterior.uncertainty._statistics import check_level
@@ -44,10 +45,7 @@ def exceedance(draws: Draws, threshold: float | Tensor) -> Tensor:
         raise ValueError(
             f"exceedance: a threshold of shape {tuple(limit.shape)} does not broadcast to an event, {draws.event_shape}"
         ) from error
-    probability = torch.zeros(draws.event_shape, dtype=torch.float64, device=limit.device)
-    step = max(1, _BLOCK // max(1, limit.numel()))
-    for w, x in zip(draws.weights.split(step), draws.samples.split(step), strict=True):
-        probability += torch.tensordot(w, (x > limit).double(), 1)
+    probability = weighted_sum(draws.samples, draws.weights, lambda x: x > limit)
     return probability.clamp(0, 1).to(draws.samples.dtype)
 
 
