@@ -109,7 +109,8 @@ def entropy(draws: Draws) -> Tensor:
     From the gaps between order statistics m apart, m = sqrt(n): mean of log(x_(i+m) - x_(i-m)) - psi(gaps) +
     psi(n + 1), which is unbiased where the density is flat over the gap; the ends have fewer gaps. For a Gaussian it is
     0.07 too low from 20 draws and within 0.02 from 100 on, with a standard deviation of 0.8 / sqrt(n). With weights the
-    gaps in cumulative weight take the place of their number. Minus infinity where more than 2 m draws are equal.
+    gaps in cumulative weight take the place of their number, also where all are equal: from 20 draws it is then 0.12 too
+    low. Minus infinity where more than 2 m draws are equal, or more than m of the smallest or of the largest.
 
     Args:
         draws: The draws, ten or more.

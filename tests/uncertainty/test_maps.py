@@ -114,6 +114,14 @@ class TestEntropy:
         with pytest.raises(ValueError, match="10 or more"):
             entropy(Draws(normal(9, 2), STATS))
 
+    def test_minus_infinity_takes_fewer_equal_draws_at_the_ends(self):
+        """Of 100 draws m is 10."""
+        x = normal(100, 1).sort(0).values
+        for first, equal, infinite in ((0, 10, False), (0, 11, True), (89, 11, True), (40, 20, False), (40, 21, True)):
+            tied = x.clone()
+            tied[first : first + equal] = x[first]
+            assert bool(entropy(Draws(tied, STATS))[0] == -math.inf) is infinite
+
 
 class TestPrincipalComponents:
     def test_are_those_of_numpy(self):
