@@ -39,7 +39,7 @@ from posterior.uncertainty._statistics import bootstrap
 from posterior.uncertainty.quantities import log_likelihood, pixels
 from posterior.uncertainty.ranks import rank_truths, uniform_ranks
 from posterior.uncertainty.scores import crps_members
-from posterior.uncertainty.spread import unbiased
+from posterior.uncertainty.spread import spread_over_error, unbiased
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results" / "calibration.json"
@@ -99,7 +99,7 @@ def score(problem: str, trials: Trials, sampler: str) -> dict[str, Any]:
         "draws": draws,
         "coverage": inside.mean(0).tolist(),
         "crps": float(errors.mean()),
-        "spread_skill": float((spread[:, 0].mean() / spread[:, 1].mean().clamp_min(1e-30)).sqrt()),
+        "spread_skill": float(spread_over_error(*spread.mean(0))),
         "nfe": float(costs[:, 0].mean()),
         "vjps": float(costs[:, 1].mean()),
         "seconds_per_draw": float(costs[:, 2].sum() / (draws * len(trials))),

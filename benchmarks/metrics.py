@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from posterior.quantiles import weibull_quantiles
+
 DIVERGED = 100.0  # standard deviations of the truth; no sampler that works is ever so far from it
 
 
@@ -73,23 +75,9 @@ def _sorted(p: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def coverage(x: Tensor, weights: Tensor, target: Tensor, level: float = 0.9) -> float:
     """Share of the target within the central interval of each coordinate of the weighted sample, averaged."""
-    low, high = weighted_quantile(x, weights, (1 - level) / 2), weighted_quantile(x, weights, (1 + level) / 2)
+    ends = weibull_quantiles(x.T.numpy(), ((1 - level) / 2, (1 + level) / 2), weights.double().numpy())
+    low, high = torch.from_numpy(ends)
     return float(((target >= low) & (target <= high)).double().mean())
-
-
-def weighted_quantile(x: Tensor, weights: Tensor, q: float) -> Tensor:
-    """Quantile of each column of ``x`` (N, n), between points at Weibull's positions: i / (N + 1) for equal weights."""
-    values, order = x.sort(dim=0)
-    w = weights[order]
-    size = 1 / weights.square().sum()
-    # The i-th of N equal weights stands at (i - 1/2) / N; stretched about 1/2 by N / (N + 1) that is Weibull's, inwards.
-    at = 0.5 + (w.cumsum(0) - w / 2 - 0.5) * size / (size + 1)
-    at = at + (torch.arange(len(x), dtype=torch.float64)[:, None] - (len(x) - 1) / 2) * 1e-15
-    above = torch.searchsorted(at.T.contiguous(), torch.full((x.shape[1], 1), q, dtype=torch.float64))
-    above = above.T.clamp(1, len(x) - 1)
-    left, right = at.gather(0, above - 1), at.gather(0, above)
-    share = ((q - left) / (right - left)).clamp(0, 1)
-    return torch.lerp(values.gather(0, above - 1), values.gather(0, above), share)[0]
 
 
 def diverged(x: Tensor, truth: Tensor) -> int:

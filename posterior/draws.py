@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from posterior._sums import weighted_sum
 from posterior.axes import DEFAULT_DIMS, check_names, coordinate
 from posterior.quantiles import draws_needed, weibull_quantiles
 from posterior.stats import Stats
@@ -135,7 +136,7 @@ class Draws:
         """Posterior mean, (*event)."""
         if self.log_weights is None:
             return self.samples.mean(0)
-        return torch.tensordot(self.weights.to(self.samples), self.samples, 1)
+        return weighted_sum(self.samples, self.weights).to(self.samples.dtype)
 
     @property
     def std(self) -> Tensor:
@@ -161,11 +162,8 @@ class Draws:
         if self.log_weights is None:
             return self.samples.std(0)
         mean, weights = self.mean, self.weights
-        scaled = (weights / (1 - weights.square().sum())).to(mean)
-        variance, step = torch.zeros_like(mean), max(1, _BLOCK // max(1, mean.numel()))
-        for w, x in zip(scaled.split(step), self.samples.split(step), strict=True):
-            variance += torch.tensordot(w, (x - mean).square(), 1)
-        return variance.sqrt()
+        scaled = weights / (1 - weights.square().sum())
+        return weighted_sum(self.samples, scaled, lambda x: (x - mean).square()).sqrt().to(mean.dtype)
 
     def interval(self, level: float, allow_point_estimate: bool = False) -> tuple[Tensor, Tensor]:
         """Central interval of each pixel, from quantiles at Weibull positions.

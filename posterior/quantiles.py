@@ -38,10 +38,17 @@ def weibull_quantiles(values: np.ndarray, levels: tuple[float, ...], weights: np
         values, weights = np.take_along_axis(values, order, 1), weights[order]
         effective = 1 / np.square(weights).sum(1, keepdims=True)
         position = (effective * (weights.cumsum(1) - weights / 2) + 0.5) / (effective + 1)
-        index = np.arange(len(values))
-        for row, level in zip(result, levels, strict=True):
-            left = np.clip((position <= level).sum(1) - 1, 0, values.shape[1] - 2)
-            low, high, p, q = (a[index, left + i] for a in (values, position) for i in (0, 1))
-            row[:] = low + (high - low) * np.clip((level - p) / np.maximum(q - p, 1e-300), 0, 1)
+        result[:] = interpolated(values, position, levels)
     result[:, np.isnan(values[:, -1])] = np.nan  # sorting hides missing values at the end
+    return result
+
+
+def interpolated(values: np.ndarray, positions: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+    """Rows of sorted values (m, n) at levels between their positions (m, n); the outermost beyond. (levels, m)."""
+    result, index = np.empty((len(levels), len(values)), values.dtype), np.arange(len(values))
+    for row, level in zip(result, levels, strict=True):
+        left = np.clip((positions <= level + 1e-12).sum(1) - 1, 0, max(0, values.shape[1] - 2))
+        right = np.minimum(left + 1, values.shape[1] - 1)
+        (low, p), (high, q) = ((values[index, i], positions[index, i]) for i in (left, right))
+        row[:] = low + (high - low) * np.clip((level - p) / np.maximum(q - p, 1e-300), 0, 1)
     return result

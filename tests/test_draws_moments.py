@@ -83,6 +83,13 @@ def test_weighted_moments_and_intervals_agree_with_resampling():
         torch.testing.assert_close(end, torch.from_numpy(np.quantile(picked, q, axis=0)), atol=0.03, rtol=0)
 
 
+def test_a_large_offset_costs_the_weighted_mean_no_digits():
+    x, logs = 1e5 + normal(3000, 50), 2 * normal(3000, seed=1)
+    draws = Draws(x.float(), make_stats(), log_weights=logs)
+    exact = torch.tensordot(draws.weights, draws.samples.double(), 1)
+    torch.testing.assert_close(draws.mean.double(), exact, atol=0.5 * 2**-7, rtol=0)  # half a digit of float32
+
+
 def test_weighted_variance_is_unbiased():
     """Weights that do not depend on the draws: the variance of N(0, 4) comes out on average."""
     draws = make_draws(6, 200, 200, log_weights=torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5, -3.0]))

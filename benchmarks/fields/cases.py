@@ -73,11 +73,12 @@ class Case:
     single: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def chi_square(self, x: Tensor) -> float:
-        """Mean normalised residual of physical fields (B, *event): 1 where the noise explains it."""
+    def chi_square(self, x: Tensor, weights: Tensor | None = None) -> float:
+        """Mean normalised residual of physical fields (B, *event), weighted if asked: 1 where the noise explains it."""
         like = self.likelihood.in_standard(Affine(), self.event_shape)
         with torch.no_grad():
-            return float(torch.stack([like.chi_square(v[None].double())[0] for v in x]).mean())
+            found = torch.stack([like.chi_square(v[None].double())[0] for v in x])
+        return float(found.mean() if weights is None else (weights * found).sum())
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ The same with plots of accuracy against time and panels of reconstructions: `doc
   estimate it is the mean absolute error. *energy*: fair energy score over the root of the number of pixels. *chi2*: mean over
   draws of ||y - A x||^2 / (m sigma^2); *withheld chi2*: that of the point estimate on data that the method did not see.
 - *50 %* to *95 %*: share of pixels inside that central interval; empty where there are too few draws (90 % takes 19).
-  *spread*: spread over error, 1 if calibrated. *AUSE*: area under the sparsification error. *spectrum*: mean |log10| ratio of
+  *spread*: spread over error, 1 if calibrated; empty where draws are so wide that some problem's unbiased squared error is
+  negative. *AUSE*: area under the sparsification error. *spectrum*: mean |log10| ratio of
   the power of draws to that of the truth. *calls*, *VJPs*: network calls and vector-Jacobian products a draw; *s*: processor
   seconds of one thread for all draws of a problem, and those of the clock where a line says that it ran on a GPU; *MB*: peak
   memory of that device beyond what was there before. Times are compared only between lines of the same device.
@@ -174,8 +175,8 @@ def table(rows: list[Row], suite: Suite) -> list[str]:
 
 def _figure(rows: list[Row], column: str) -> str:
     values = list(by_problem(rows, rows[0]["method"], rows[0]["setting"], column).values())
-    if column in LAYOUT.later and len(values) < len(rows):
-        return ""  # rows of before lack it, and the others are no fair sample
+    if column in (*LAYOUT.later, "spread_skill") and len(values) < len(rows):
+        return ""  # rows of before lack it, or draws too wide for it, and the others are no fair sample
     if column in ("seconds", "memory") and len({r["device"] for r in rows}) > 1:
         return ""
     middle, low, high = median_interval(values)

@@ -14,6 +14,7 @@ from benchmarks.fields.perceptual import perceptual_distance
 from benchmarks.harness.table import Row
 from benchmarks.metrics import DIVERGED, coverage, diverged
 from posterior.priors.reference import radial_spectrum
+from posterior.quantiles import draws_needed
 from posterior.uncertainty.scores import crps_members, energy_members
 from posterior.uncertainty.spread import ause, unbiased
 from posterior.uncertainty.trials import Trial
@@ -62,18 +63,18 @@ def scores(out: Outcome, case: Case) -> dict[str, float]:
     ssim          structural similarity of the point estimate (Wang et al. 2004: Gaussian windows of 1.5 pixels)
     stlpips       perceptual distance of the same, of images only: see `perceptual_distance`
     nrmse         its root-mean-square error over the standard deviation of the truth
-    chi2          mean over draws of ||y - A x||^2 / (m sigma^2)
+    chi2          weighted mean over draws of ||y - A x||^2 / (m sigma^2)
     crps          fair continuous ranked probability score, units of the field; the mean absolute error of a point estimate
     energy        fair energy score over the root of the number of pixels; the root-mean-square error of a point estimate
     cov50 ...     share of pixels inside their central interval; NaN with too few draws for it
-    spread_skill  root of mean variance over mean squared error of the mean, both unbiased
+    spread_skill  root of mean variance over mean squared error of the mean, both unbiased; NaN where the latter is not positive
     ause          area between the sparsification curve and the oracle's, over 20 shares
     spectrum      mean over rings of |log10 (power of draws / power of truth)|
     held_chi2     residual of withheld data, of the point estimate; held_cov90: share of these in 90 % predictive intervals
     """
     found = dict.fromkeys(SCORES, math.nan)
     best = point_estimate(out)
-    found["chi2"] = case.chi_square(out.samples)
+    found["chi2"] = case.chi_square(out.samples, out.weights)
     if case.withheld is not None:
         found |= _withheld(out, best, case)
     if case.truth is None:
@@ -89,7 +90,7 @@ def scores(out: Outcome, case: Case) -> dict[str, float]:
     if case.picture:
         found["stlpips"] = perceptual_distance((image * inside)[0], (truth * inside)[0])
     fields = case.view(out.samples).double()
-    found["spectrum"] = spectrum_error(fields * inside, truth * inside)
+    found["spectrum"] = spectrum_error(fields * inside, truth * inside, out.weights)
     if out.point or len(fields) < 3:
         return found | {"crps": float((x - t).abs().mean()), "energy": rmse}
     return found | _uncertainty(fields[:, inside], t, out.weights)
@@ -126,8 +127,12 @@ def judged(row: Row) -> Row:
     n, error = int(row["draws"]), float(row["nrmse"])
     if row["psnr_all"]:
         error *= 10 ** ((float(row["psnr"]) - float(row["psnr_all"])) / 20)
-    ratio = float(row["spread_skill"] or 0) ** 2  # of the variance to the error of the mean less variance / n
-    of_draws = math.sqrt(error**2 * (1 + (n - 1) / n * ratio / (1 + ratio / n)))
+    if row["spread_skill"]:
+        ratio = float(row["spread_skill"]) ** 2  # of the variance to the error of the mean less variance / n
+        variance = ratio / (1 + ratio / n)  # over the squared error of the mean
+    else:
+        variance = 0 if row["point"] or n < 3 else n  # draws without the ratio: the error was less than variance / n
+    of_draws = math.sqrt(error**2 * (1 + (n - 1) / n * variance))
     # The mean of the first draws alone may be off, too.
     worst = max(of_draws, float(row["nrmse"]))
     if worst <= DIVERGED:
@@ -145,9 +150,12 @@ def point_estimate(out: Outcome, draws: int = POINT_DRAWS) -> Tensor:
     return out.samples[:draws].mean(0)
 
 
+def _weights(n: int, weights: Tensor | None) -> Tensor:
+    return torch.full((n,), 1 / n, dtype=torch.float64) if weights is None else weights.double()
+
+
 def _uncertainty(draws: Tensor, truth: Tensor, weights: Tensor | None) -> dict[str, float]:
-    n = len(draws)
-    equal = torch.full((n,), 1 / n, dtype=torch.float64) if weights is None else weights.double()
+    equal = _weights(len(draws), weights)
     trial = Trial(truth, draws, log_weights=None if weights is None else equal.log()).equally_weighted()
     worth = len(trial.draws)
     variance, error = unbiased(trial)
@@ -155,10 +163,11 @@ def _uncertainty(draws: Tensor, truth: Tensor, weights: Tensor | None) -> dict[s
     if worth > 2:
         found["crps"] = float(crps_members(trial.members)[0])
         found["energy"] = float(energy_members(trial.members)[0]) / math.sqrt(truth.numel())
-    found["spread_skill"] = math.sqrt(float(variance.mean()) / max(float(error.mean()), 1e-300))
+    if error.mean() > 0:
+        found["spread_skill"] = math.sqrt(float(variance.mean()) / float(error.mean()))
     found["ause"] = ause(trial)
     for level in LEVELS:
-        if (worth + 1) * (1 - level / 100) / 2 > 1 - 1e-6:
+        if worth >= draws_needed(level / 100):
             found[f"cov{level}"] = coverage(draws, equal, truth[None], level / 100)
     return found
 
@@ -169,12 +178,12 @@ def _withheld(out: Outcome, best: Tensor, case: Case) -> dict[str, float]:
     with torch.no_grad():
         off = (held.predict(best[None])[0] - held.y) / held.sigma
         found = {"held_chi2": float(off.square().mean())}
-        if not out.point and len(out.samples) >= 19:
+        weights = _weights(len(out.samples), out.weights)
+        if not out.point and 1 / float(weights.square().sum()) >= draws_needed(0.9):
             g = torch.Generator().manual_seed(case.problem)
             predicted = torch.cat([held.predict(x[None]) for x in out.samples]).double()
             predicted = predicted + held.sigma * torch.randn(predicted.shape, generator=g, dtype=torch.float64)
-            equal = torch.full((len(predicted),), 1 / len(predicted), dtype=torch.float64)
-            found["held_cov90"] = coverage(predicted, out.weights if out.weights is not None else equal, held.y[None].double())
+            found["held_cov90"] = coverage(predicted, weights, held.y[None].double())
     return found
 
 
@@ -190,8 +199,10 @@ def _ssim(image: Tensor, truth: Tensor, inside: Tensor, peak: float) -> float:
     return float(torch.from_numpy(np.stack(maps))[inside].mean())
 
 
-def spectrum_error(fields: Tensor, truth: Tensor) -> float:
+def spectrum_error(fields: Tensor, truth: Tensor, weights: Tensor | None = None) -> float:
     """Mean over rings of |log10 (mean power of fields / power of the truth)|, without the mean of the fields."""
+    if weights is not None:
+        fields = fields * (len(fields) * weights).sqrt()[:, None, None, None]  # their mean power is the weighted one
     bins = max(4, min(truth.shape[-2:]) // 3)
     powers = [radial_spectrum(x - x.mean((-2, -1), keepdim=True), bins)[1][1:] for x in (fields, truth[None])]
     return float((powers[0].clamp_min(1e-30) / powers[1].clamp_min(1e-30)).log10().abs().mean())

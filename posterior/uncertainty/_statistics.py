@@ -93,6 +93,23 @@ def mean_test(values: Tensor, expected: Tensor | float = 0.0) -> float:
     return float(f.sf(statistic * (n - m) / (m * (n - 1)), m, n - m))
 
 
+def share_test(shares: Tensor, expected: float) -> float:
+    """p-value that independent shares (n,), between 0 and 1, have the mean ``expected``: Student's t.
+
+    Where all are equal, which exact samples do by chance, there is no t: twice Hoeffding's bound then, which is conservative.
+
+    References:
+        Hoeffding. Probability inequalities for sums of bounded random variables. 1963. JASA 58(301), theorem 1.
+    """
+    from scipy.special import rel_entr
+
+    if (shares != shares[0]).any():
+        return mean_test(shares[:, None], expected)
+    share = float(shares[0])
+    divergence = float(rel_entr(share, expected) + rel_entr(1 - share, 1 - expected))
+    return min(1.0, 2 * math.exp(-len(shares) * divergence))
+
+
 def adjusted(p_values: Tensor) -> float:
     """One p-value for several tests, however dependent: the smallest times their number (Bonferroni)."""
     return float((p_values.min() * len(p_values)).clamp_max(1))

@@ -76,7 +76,7 @@ def assess(
 
     Raises:
         TypeError: If these are no trials.
-        ValueError: If there are too few trials.
+        ValueError: If there are too few trials, or two quantities have one name.
     """
     if not isinstance(trials, Trials):
         raise TypeError(f"assess: trials are a {type(trials).__name__}; wanted the Trials that calibrate returns")
@@ -86,6 +86,10 @@ def assess(
     over = regions if isinstance(regions, Quantity) else region_means(regions) if regions else None
     if over is not None:
         chosen = [*chosen, over]
+    names = [quantity.name for quantity in chosen]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"assess: several quantities are called {', '.join(map(repr, repeated))}; wanted names of their own")
     for i, quantity in enumerate(chosen):
         (ranks,) = sbc(shown if quantity.pooled else trials, [quantity], seed=seed + i)
         findings[ranks.name] = ranks

@@ -294,12 +294,18 @@ def recalibrate_spread(trials: Trials) -> SpreadRepair:
         trials: The trials, 20 or more.
 
     Raises:
-        ValueError: If there are too few trials, or the draws have no spread.
+        ValueError: If there are too few trials, the draws have no spread, or the unbiased squared error is not positive:
+            draws far too wide hide it, and no factor can be told.
     """
     rows = torch.stack([torch.stack([v.mean() for v in unbiased(t.equally_weighted())]) for t in trials])
     check_trials("recalibrate_spread", len(rows))
     if not rows[:, 0].sum() > 0:
         raise ValueError("recalibrate_spread: the draws have no spread")
+    if not rows[:, 1].sum() > 0:
+        raise ValueError(
+            f"recalibrate_spread: the squared error of the mean less its Monte-Carlo part is {float(rows[:, 1].mean()):.3g}; "
+            "wanted more than 0: take more trials or more draws"
+        )
 
     def factor(m: Tensor) -> Tensor:
         return (m[..., 1] / m[..., 0]).clamp_min(0).sqrt()

@@ -20,6 +20,7 @@ from posterior.uncertainty._statistics import (
     generator,
     legendre,
     mean_test,
+    share_test,
     smooth_test,
 )
 from posterior.uncertainty.findings import Judged
@@ -111,18 +112,20 @@ class Ranks(Judged):
         return self._shares(at, at, ((2 * self.values - 1).abs() <= a for a in at), band)
 
     def coverage_p_value(self, levels: tuple[float, ...] = LEVELS) -> float:
-        """p-value that all central intervals cover their level, adjusted for the number of levels.
+        """p-value that all central intervals cover their level, adjusted for the number of tests.
 
-        Exact binomial for one quantity; where there are more, a t-test of the share of each trial.
+        Exact binomial for each quantity and level; where quantities are pooled, a test of the share of each trial.
         """
         from scipy.stats import binomtest
 
         n, k = self.values.shape
-        inside = [((2 * self.values - 1).abs() <= level).double().mean(1, keepdim=True) for level in levels]
-        if k == 1:
-            found = [binomtest(int(i.sum()), n, level).pvalue for i, level in zip(inside, levels, strict=True)]
-        else:
-            found = [mean_test(i, level) for i, level in zip(inside, levels, strict=True)]
+        found = []
+        for level in levels:
+            inside = (2 * self.values - 1).abs() <= level
+            if self.pooled and k > 1:
+                found.append(share_test(inside.double().mean(1), level))
+            else:
+                found.extend(binomtest(count, n, level).pvalue for count in inside.sum(0).tolist())
         return adjusted(torch.tensor(found, dtype=torch.float64))
 
     def histogram(self, bins: int = 10, band: float = 0.95) -> Curve:

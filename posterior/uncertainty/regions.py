@@ -11,6 +11,7 @@ from torch import Tensor
 
 from posterior.draws import Draws
 from posterior.quantiles import draws_needed
+from posterior.uncertainty._statistics import check_level
 from posterior.uncertainty.quantities import weighted_mean
 
 _DRAWS = 64  # that are worked on at once
@@ -63,6 +64,8 @@ def summarise_regions(
     Each draw has its own, and their scatter is the posterior of the quantity, correlations within the region included:
     the standard deviations of the pixels do not tell it. The mean of the draws' maxima is not the maximum of the mean.
 
+    Points that the mask of the draws says do not exist are in no region.
+
     Args:
         draws: The draws; of complex ones pass the magnitude.
         regions: By name, masks that broadcast to an event: true inside, or weights (areas) for the mean.
@@ -74,20 +77,22 @@ def summarise_regions(
         level: Of the intervals.
 
     Raises:
-        ValueError: If there is no region, one does not fit or is empty, or the draws are complex.
+        ValueError: If there is no region, one does not fit or is empty, the draws are complex, or the level is not between
+            0 and 1.
         PointEstimateError: If the draws are point estimates.
     """
     if draws.kind == "complex":
         raise ValueError("summarise_regions: the draws are complex and have no extremes; pass draws.magnitude()")
     if not regions:
         raise ValueError("summarise_regions: there are no regions")
+    check_level("summarise_regions", level)
     supported = draws.n_effective >= draws_needed(level)
     found = []
     for name, weights in regions.items():
         weights = _fit(name, weights, draws)
         inside = weights > 0
         quantities = {
-            "mean": (lambda x, w=weights: weighted_mean(x, w), draws.units),
+            "mean": (lambda x, i=inside, w=weights[inside]: weighted_mean(x[:, i], w), draws.units),
             "maximum": (lambda x, i=inside: x[:, i].amax(1), draws.units),
             "minimum": (lambda x, i=inside: x[:, i].amin(1), draws.units),
         }
@@ -116,6 +121,7 @@ def _fit(name: str, weights: Tensor, draws: Draws) -> Tensor:
             f"summarise_regions: region {name!r} has shape {tuple(weights.shape)}; wanted one that broadcasts to "
             f"{draws.event_shape}"
         ) from error
-    if (full < 0).any() or not full.sum() > 0:
-        raise ValueError(f"summarise_regions: region {name!r} is empty or has negative weights")
-    return full
+    exists = torch.ones_like(full) if draws.mask is None else draws.mask.to(full)
+    if (full < 0).any() or not (full * exists).sum() > 0:
+        raise ValueError(f"summarise_regions: region {name!r} is empty where there are points, or has negative weights")
+    return full * exists

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posterior.quantiles import interpolated
 from posterior.uncertainty._statistics import generator
 
 _SHRINK = 2 / 3  # capacity of a level over that of the next higher
@@ -185,12 +186,4 @@ def _weighted_quantiles(values: np.ndarray, weights: np.ndarray, levels: tuple[f
     order = values.argsort(axis=1)
     values, w = np.take_along_axis(values, order, 1), weights[order]
     position = (w.cumsum(1) - (w - 1) / 2) / (weights.sum() + 1)
-    rows, last = np.arange(len(values)), values.shape[1] - 1
-    result = np.empty((len(levels), len(values)), values.dtype)
-    for row, level in zip(result, levels, strict=True):
-        left = np.clip((position <= level + 1e-12).sum(1) - 1, 0, max(0, last - 1))
-        right = np.minimum(left + 1, last)
-        p, q = position[rows, left], position[rows, right]
-        part = np.clip((level - p) / np.maximum(q - p, 1e-300), 0, 1)
-        row[:] = values[rows, left] + (values[rows, right] - values[rows, left]) * part
-    return result
+    return interpolated(values, position, levels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,13 @@ class SpreadSkill(Judged):
     """Spread of the draws against the error of their mean.
 
     Args:
-        ratio: sqrt(mean variance / mean squared error), both unbiased: 1 if calibrated, below 1 if overconfident.
+        ratio: sqrt(mean variance / mean squared error), both unbiased: 1 if calibrated, below 1 if overconfident,
+            infinite where the unbiased squared error is not positive (draws far too wide, or trials too few).
         lower: Lower end of the bootstrap band of the ratio, over trials.
         upper: Upper end.
         curve: Values are the root-mean-square error, and expected the root-mean-square spread, of each tenth of all
-            pixels in order of their spread; ``at`` the share of pixels with less spread. Biased down a little at
-            few draws, where the spread's own noise sorts the pixels.
+            pixels (each pixel, where there are fewer than ten) in order of their spread; ``at`` the share of pixels with
+            less spread. Biased down a little at few draws, where the spread's own noise sorts the pixels.
         ranks: Ranks of (error^2 - variance) of the truth among those of the draws; they carry the p-value.
         band: Probability of the bands.
     """
@@ -42,7 +44,9 @@ class SpreadSkill(Judged):
         return self.ranks.p_value
 
     def _numbers(self) -> dict[str, Any]:
-        return {"ratio": self.ratio, "lower": self.lower, "upper": self.upper, "curve": self.curve.record()}
+        numbers = {"ratio": self.ratio, "lower": self.lower, "upper": self.upper}
+        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        return finite | {"curve": self.curve.record()}
 
     def __str__(self) -> str:
         return f"spread/skill: {self.ratio:.3f} (95 % {self.lower:.3f} to {self.upper:.3f}); {self.ranks}"
@@ -58,7 +62,7 @@ def spread_skill(trials: Trials, *, bins: int = 10, band: float = 0.95, seed: in
         trials: The trials, 20 or more.
 
     Other arguments:
-        bins: Points of the curve.
+        bins: Points of the curve; as many as an event has values where it has fewer.
         band: Probability of the bands.
         seed: Of the ties.
 
@@ -70,12 +74,13 @@ def spread_skill(trials: Trials, *, bins: int = 10, band: float = 0.95, seed: in
     for trial in trials:
         variance, error = unbiased(trial.equally_weighted())
         rows.append(torch.stack([variance.mean(), error.mean()]))
-        order = variance.argsort()
-        binned.append(torch.stack([torch.stack([v[i].mean() for i in order.tensor_split(bins)]) for v in (variance, error)]))
+        parts = variance.argsort().tensor_split(min(bins, len(variance)))
+        binned.append(torch.stack([torch.stack([v[i].mean() for i in parts]) for v in (variance, error)]))
     check_trials("spread_skill", len(rows))
     table, means = torch.stack(rows), torch.stack(rows).mean(0)
-    ratio = float((means[0] / means[1]).clamp_min(0).sqrt())
-    low, high = bootstrap(table, lambda m: (m[..., 0] / m[..., 1]).clamp_min(0).sqrt(), band)
+    ratio = float(spread_over_error(*means))
+    low, high = bootstrap(table, lambda m: spread_over_error(*m.unbind(-1)), band)
+    low, high = (end.nan_to_num(torch.inf, torch.inf) for end in (low, high))  # between two that are infinite
     ranks = rank_truths(trials, _excess, name="spread-skill ranks", seed=seed)
     return SpreadSkill(ratio, float(low), float(high), _by_spread(torch.stack(binned), band), ranks, band)
 
@@ -85,6 +90,11 @@ def unbiased(trial: Trial) -> tuple[Tensor, Tensor]:
     draws = trial.draws.double().flatten(1)
     variance = draws.var(0)
     return variance, (draws.mean(0) - trial.truth.double().flatten()).square() - variance / len(draws)
+
+
+def spread_over_error(variance: Tensor, error: Tensor) -> Tensor:
+    """Root of variance over squared error; infinite where the error, unbiased, is not positive."""
+    return torch.where(error > 0, variance / error, torch.inf).sqrt()
 
 
 def _excess(trial: Trial) -> Tensor:

@@ -17,11 +17,12 @@ from benchmarks.exact.suites import FRESH, SUITES, build_case
 from benchmarks.exact.tuning import candidates
 from benchmarks.harness.markdown import fill
 from benchmarks.harness.runner import Method, Plan
-from benchmarks.metrics import coverage, weighted_quantile
+from benchmarks.metrics import coverage
 from benchmarks.peers.common import peer_problem
 from benchmarks.problems.nonlinear import CELLS, nonlinear
 from benchmarks.registry import DOCS, results_path
 from posterior.exact import GaussianPosterior
+from posterior.quantiles import weibull_quantiles
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +70,17 @@ class TestScores:
         found = [coverage(normal(24, s), torch.full((24,), 1 / 24).double(), target) for s in range(60)]
         assert sum(found) / 60 == pytest.approx(0.9, abs=0.02)
 
+    def test_draws_without_weight_are_no_ends_of_intervals(self):
+        x, weights = normal(40, 1), torch.ones(41).double()
+        weights[x[:, 0].argmin()], weights[40] = 5, 0
+        far, target = torch.cat([x, torch.full((1, 3), -1e6).double()]), normal(4000, seed=98)
+        assert coverage(far, weights / 44, target) == coverage(x, weights[:40] / 44, target)
+
     def test_quantiles_stand_at_weibull_positions(self):
         x = torch.arange(1.0, 10.0).double()[:, None]
         equal = torch.full((9,), 1 / 9).double()
         for q, wanted in ((0.1, 1.0), (0.5, 5.0), (0.9, 9.0), (0.25, 2.5)):
-            assert float(weighted_quantile(x, equal, q)) == pytest.approx(wanted)
+            assert float(weibull_quantiles(x.T.numpy(), (q,), equal.numpy())[0, 0]) == pytest.approx(wanted)
 
 
 class TestPeers:

@@ -121,9 +121,9 @@ class TestScores:
         far[17] += 1e6
         good, bad = (scores(outcome(x), case) for x in (draws, far))
         assert bad["crps"] == pytest.approx(good["crps"], rel=0.2) and bad["energy"] == pytest.approx(good["energy"], rel=0.2)
-        assert bad["spread_skill"] > 100 and bad["psnr_all"] < -40
+        assert math.isnan(bad["spread_skill"]) and bad["psnr_all"] < -40  # its error is all variance / n
         for found, status in ((good, "ok"), (bad, "failed")):
-            row = {k: str(v) for k, v in found.items()} | {"status": "ok", "draws": "40"}
+            row = {k: "" if v != v else str(v) for k, v in found.items()} | {"status": "ok", "draws": "40", "point": ""}
             assert judged(row)["status"] == status and "diverged" in judged(row).get("reason", "diverged")
         require_convergence(outcome(draws), case)
         weights = torch.arange(40) != 17

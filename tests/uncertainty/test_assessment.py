@@ -9,7 +9,8 @@ import torch
 
 import posterior.uncertainty
 from benchmarks.diagnostics import Toy
-from posterior.uncertainty import Trial, Trials, assess
+from posterior.uncertainty import Trial, Trials, assess, region_means
+from tests.uncertainty.normal_trials import plain
 
 
 def above(x):
@@ -41,6 +42,13 @@ def test_what_is_missing_is_named():
     assert "TARP: left out, the trials have no reference" in str(found)
     with pytest.raises(ValueError, match="there are 5 trials"):
         assess(Trials(list(trials)[:5]))
+
+
+def test_a_finding_never_takes_the_place_of_another():
+    trials = plain(20, 9, (4, 4))
+    whole = {"whole": torch.ones(4, 4)}
+    with pytest.raises(ValueError, match="several quantities are called 'region means'; wanted names of their own"):
+        assess(trials, [region_means(whole)], regions=whole)
 
 
 def test_a_view_and_regions():

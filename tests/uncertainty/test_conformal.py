@@ -17,7 +17,7 @@ from posterior.uncertainty import (
     risk_controlling_sets,
 )
 from posterior.uncertainty.conformal import ASSUMPTION, hoeffding_bentkus, largest_risk
-from tests.uncertainty.normal_trials import normal
+from tests.uncertainty.normal_trials import normal, plain
 
 STATS = Stats(0, 0, 0.0, None, 0, "ok", "", "", "", {})
 
@@ -184,5 +184,7 @@ class TestSpread:
     def test_what_does_not_fit_is_refused(self):
         with pytest.raises(ValueError, match="wanted 20"):
             recalibrate_spread(make_trials(5))
+        with pytest.raises(ValueError, match="less its Monte-Carlo part is -.*wanted more than 0"):
+            recalibrate_spread(plain(20, 4, (1,), scale=6.0, seed=5))
         with pytest.raises(ValueError, match="no spread"):
             recalibrate_spread(Trials(Trial(torch.ones(3), torch.zeros(19, 3)) for _ in range(30)))

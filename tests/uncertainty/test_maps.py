@@ -114,6 +114,14 @@ class TestEntropy:
         with pytest.raises(ValueError, match="10 or more"):
             entropy(Draws(normal(9, 2), STATS))
 
+    def test_minus_infinity_takes_fewer_equal_draws_at_the_ends(self):
+        """Of 100 draws m is 10."""
+        x = normal(100, 1).sort(0).values
+        for first, equal, infinite in ((0, 10, False), (0, 11, True), (89, 11, True), (40, 20, False), (40, 21, True)):
+            tied = x.clone()
+            tied[first : first + equal] = x[first]
+            assert bool(entropy(Draws(tied, STATS))[0] == -math.inf) is infinite
+
 
 class TestPrincipalComponents:
     def test_are_those_of_numpy(self):
@@ -137,6 +145,29 @@ class TestPrincipalComponents:
     def test_so_many_directions_there_are_not(self):
         with pytest.raises(ValueError, match="wanted 1 to 4"):
             principal_components(Draws(normal(5, 9), STATS), 5)
+
+
+class TestMask:
+    """Points that do not exist, whatever the samples hold there, have no part."""
+
+    mask = torch.arange(4)[None] < torch.tensor([2, 3, 2, 2])[:, None]
+    x = normal(40, 4, 4) + 10
+    draws = Draws(torch.where(mask, x, math.nan), STATS, mask=mask)
+
+    def test_in_regions(self):
+        found = summarise_regions(self.draws, {"all": torch.ones(4, 4)}, threshold=10.0)
+        values = self.x[:, self.mask]
+        wanted = (values.mean(1), values.amax(1), values.amin(1), (values > 10).sum(1))
+        for summary, by_draw in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(summary.draws.samples, by_draw)
+        with pytest.raises(ValueError, match="region 'land' is empty"):
+            summarise_regions(self.draws, {"land": ~self.mask})
+
+    def test_in_components(self):
+        found, alone = principal_components(self.draws, 2), principal_components(Draws(self.x[:, self.mask], STATS), 2)
+        torch.testing.assert_close(found.components[:, self.mask], alone.components)
+        torch.testing.assert_close(found.share, alone.share)
+        assert (found.components[:, ~self.mask] == 0).all()
 
 
 class TestRegions:
@@ -175,6 +206,8 @@ class TestRegions:
             summarise_regions(draws, {"a": torch.ones(3)})
         with pytest.raises(ValueError, match="region 'a' is empty"):
             summarise_regions(draws, {"a": torch.zeros(5)})
+        with pytest.raises(ValueError, match="summarise_regions: level is 1.0"):
+            summarise_regions(draws, {"a": torch.ones(5)}, level=1.0)
         with pytest.raises(ValueError, match="no regions"):
             summarise_regions(draws, {})
         with pytest.raises(ValueError, match="complex"):

@@ -13,6 +13,7 @@ from benchmarks.diagnostics import Toy
 from posterior.draws import Draws
 from posterior.uncertainty import ResidualCheck, assess, plots, principal_components
 from tests.figures.examples import bars, head, normal, pressure, stats, titles
+from tests.uncertainty.normal_trials import plain
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,13 @@ def test_an_assessment_on_one_page(found):
         assert any(title.startswith(start) for title in shown), start
     labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert labels == list(found.findings)
+
+
+@pytest.mark.parametrize("size", [1, 9])
+def test_events_of_few_values_are_shown_too(size):
+    found = assess(plain(20, 9, (size,)))
+    assert found.findings["spread-skill"].curve.values.isfinite().tolist() == [True] * size
+    assert any(title.startswith("spread / error") for title in titles(plots.assessment(found)))
 
 
 def test_curves_are_those_of_the_ranks(found):

@@ -22,7 +22,7 @@ from posterior.uncertainty import (
     sbc,
     tarp,
 )
-from posterior.uncertainty._statistics import bootstrap, legendre, mean_test, smooth_test
+from posterior.uncertainty._statistics import bootstrap, legendre, mean_test, share_test, smooth_test
 from tests.uncertainty.normal_trials import normal, plain, uniform
 
 STATS = Stats(0, 0, 0.0, None, 0, "ok", "", "", "", {})
@@ -95,6 +95,17 @@ class TestRanks:
         expected = 2 * scipy.stats.norm.cdf(scipy.stats.norm.ppf(0.95) * 0.7) - 1
         assert float(narrow.coverage((0.9,)).values) == pytest.approx(expected, abs=0.015)
         assert narrow.coverage_p_value() < 1e-6 < 0.01 < ranks.coverage_p_value()
+
+    @pytest.mark.parametrize("n", [20, 100])
+    def test_coverage_of_exact_samples_is_seldom_refused(self, n):
+        p = torch.tensor([Ranks("x", u, ("a", "b")).coverage_p_value() for u in uniform(400, n, 2, seed=1)])
+        assert (p <= 0.01).double().mean() <= 0.01 and p.min() > 1e-4
+
+    def test_shares_that_do_not_vary_have_a_p_value(self):
+        inside, outside = (Ranks("x", torch.full((20, 3), u).double(), ("a",), pooled=True) for u in (0.5, 1.0))
+        assert inside.coverage_p_value((0.9,)) == pytest.approx(2 * 0.9**20)
+        assert outside.coverage_p_value((0.9,)) == pytest.approx(2e-20)
+        assert share_test(torch.full((20,), 0.5), 0.5) == 1
 
     def test_histogram_and_ecdf(self):
         ranks = Ranks("x", uniform(500, 1), ("a",))

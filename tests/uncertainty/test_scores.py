@@ -1,5 +1,6 @@
 """Scores, spread, reliability and residual checks against scoringrules, numpy and their definitions."""
 
+import json
 import math
 
 import numpy as np
@@ -88,6 +89,13 @@ class TestSpread:
         variance = draws.var(1, ddof=1).mean()
         error = ((draws.mean(1) - truths) ** 2).mean() - variance / 7
         assert spread_skill(trials).ratio == pytest.approx(math.sqrt(variance / error), rel=1e-6)
+
+    def test_draws_too_wide_have_no_error_left(self):
+        """At six times the spread and 4 draws the squared error less variance / 4 is negative in these trials."""
+        found = spread_skill(plain(20, 4, (1,), scale=6.0, seed=5))
+        assert found.ratio == found.upper == math.inf and found.lower > 1
+        record = json.loads(json.dumps(found.record(), allow_nan=False))
+        assert record["ratio"] is None and record["upper"] is None and "spread/skill: inf" in str(found)
 
     def test_each_member_takes_the_truths_place(self):
         x = normal(8, 3, 4)
