@@ -96,7 +96,8 @@ def assimilate(
         table = read_observations(file, units=_units(unit), date=time, accept=_ALL_FLAGS if all_flags else PASSED)
         typer.echo(str(summarise(table)))
         if altimeter:
-            table = with_altimeter(table)
+            with notes():
+                table = with_altimeter(table, variable=variable)
         network = posterior.load_prior(prior)
         problem = screen(
             table,

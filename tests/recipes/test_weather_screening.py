@@ -1,4 +1,6 @@
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -7,6 +9,7 @@ import torch
 
 from posterior import GaussianPrior, load_prior
 from posterior.io import UnitError, read_observations, write_observations
+from posterior.io.observations import make_table
 from posterior.recipes.weather import Errors, errors_of, optimal_interpolation, screen, with_altimeter
 from posterior.recipes.weather.altimeter import ALTIMETER, reduce_to_sea_level, station_pressure
 from tests.recipes.pressure import LATITUDE, LONGITUDE, SLP, field, pressure_prior, stations
@@ -163,6 +166,54 @@ def test_altimeter_settings_stand_in_only_where_no_pressure_is_reported(data_fil
     off, low = (pairs["value_d"] - pairs["value"]).abs() / 100, pairs["elevation"] <= 100
     assert min(low.sum(), (~low).sum()) > 200
     assert (round(off[low].median(), 1), round(off[~low].median(), 1)) == (0.1, 0.6)
+
+
+def _reports(rows):
+    """A table of one hour: (station, variable, value, unit, elevation)."""
+    columns = ["station", "variable", "value", "unit", "elevation"]
+    table = pd.DataFrame(rows, columns=columns).assign(time=np.datetime64("2009-01-15T12:00", "ns"), longitude=-15.0)
+    table["latitude"] = 45 + table.groupby("station", sort=False).ngroup() / 4
+    units = dict(zip(table["variable"], table["unit"], strict=True))
+    return make_table(table, Path("a.csv"), len(table), Counter(), units)
+
+
+@pytest.mark.parametrize("name", [SLP, "slp", "mslp"])
+@pytest.mark.parametrize("temperature", ["air_temperature", "t2m"])
+def test_altimeter_settings_join_pressure_under_its_name_and_in_its_units(prior, name, temperature):
+    table = _reports(
+        [
+            *((f"S{i}", name, 1010.0 + i, "hPa", 10.0) for i in range(5)),
+            ("S0", ALTIMETER, 29.0, "inHg", 10.0),
+            ("S0", temperature, 10.0, "degC", 10.0),
+            ("A", ALTIMETER, 29.92, "inHg", 10.0),
+            ("A", temperature, 14.9, "degC", 10.0),
+            ("A", "dew_point_temperature", 5.0, "degC", 10.0),
+        ]
+    )
+    joined = with_altimeter(table)
+    assert joined.attrs["units"][name] == "hPa"
+    assert joined.iloc[: len(table)]["value"].tolist() == table["value"].tolist()
+    added = joined.iloc[len(table) :]
+    assert added[["station", "variable"]].to_numpy().tolist() == [["A", name]]
+    assert added["value"].item() == pytest.approx(1013.25, abs=0.1)  # the setting of the standard atmosphere
+    assert len(screen(joined, prior).stations) == 6
+    assert set(with_altimeter(table, variable="p").query("variable == 'p'")["station"]) == {"S0", "A"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([("A", ALTIMETER, 101000.0, "Pa", np.nan), ("A", "t2m", 280.0, "K", np.nan)], "1 of stations without elevation"),
+        ([("A", ALTIMETER, 101000.0, "Pa", 500.0), ("A", "t2m", 280.0, "K", 500.0)], "not between -450 and 100 m"),
+        ([("A", ALTIMETER, 101000.0, "Pa", 5.0), ("B", "t2m", 280.0, "K", 5.0)], "1 without a temperature"),
+        ([("A", ALTIMETER, 101000.0, "Pa", 5.0), ("A", "slp", 1010.0, "hPa", 5.0)], "1 of stations that report pressure"),
+        ([("A", "slp", 1010.0, "hPa", 5.0)], "the table has none"),
+    ],
+)
+def test_why_no_altimeter_setting_is_used_is_said(rows, words):
+    table = _reports(rows)
+    with pytest.warns(UserWarning, match=words):
+        assert with_altimeter(table) is table
 
 
 def test_grid_corners_are_inside(prior, truth):
