@@ -61,7 +61,10 @@ class Checkpoint:
         scale, shift = (torch.as_tensor(v) for v in (prior.affine.scale, prior.affine.shift))
         for part in (repr(prior), prior.units, repr(sampler), repr(likelihood), key):
             digest.update(part.encode())
-        for part in _contents([likelihood.y, likelihood.sigma, scale, shift, likelihood.operator, prior], set()):
+        for part in _contents([likelihood.y, likelihood.sigma, scale, shift, prior], set(), settings=False):
+            digest.update(part)
+        # Of a prior `repr` tells the settings; one that wraps another may count its calls.
+        for part in _contents(likelihood.operator, set(), settings=True):
             digest.update(part)
         self.fingerprint = digest.hexdigest()
 
@@ -87,43 +90,45 @@ class Checkpoint:
         write_tensors(finished, self.path, metadata={"run": json.dumps(self.fingerprint)})
 
 
-def _contents(value: Any, seen: set[int]) -> Iterator[bytes]:
-    """What an object holds: weights of a network, mask and settings of an operator, points of a prior."""
+def _contents(value: Any, seen: set[int], settings: bool) -> Iterator[bytes]:
+    """What an object holds: weights of a network, mask of an operator, points of a prior; with ``settings`` its numbers too."""
     if isinstance(value, Tensor):
         yield f"{value.dtype} {tuple(value.shape)}".encode()
         yield value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        return
-    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        yield f"{value.dtype} {value.shape}".encode()
-        yield value.tobytes()
-        return
-    if isinstance(value, bool | int | float | complex | str | bytes):
-        yield repr(value).encode()
-        return
-    if id(value) in seen or isinstance(value, type):
-        return
-    seen.add(id(value))
+    elif isinstance(value, bool | int | float | complex | str | bytes):
+        if settings:
+            yield repr(value).encode()
+    elif isinstance(value, np.ndarray):
+        if settings and not value.dtype.hasobject:
+            yield f"{value.dtype} {value.shape}".encode()
+            yield value.tobytes()
+    elif id(value) not in seen and not isinstance(value, type):
+        seen.add(id(value))
+        yield from _parts(value, seen, settings)
+
+
+def _parts(value: Any, seen: set[int], settings: bool) -> Iterator[bytes]:
     if isinstance(value, torch.nn.Module):
-        yield from (part for t in sorted(value.state_dict().items()) for part in _contents(t, seen))
-        for name, child in value.named_modules():
-            yield name.encode()
-            yield from _named({k: v for k, v in vars(child).items() if k not in TORCHS and k[0] != "_"}, seen)
+        yield from (part for _, t in sorted(value.state_dict().items()) for part in _contents(t, seen, settings))
+        for child in value.modules() if settings else ():
+            yield from _named({k: v for k, v in vars(child).items() if k not in TORCHS and k[0] != "_"}, seen, settings)
     elif isinstance(value, dict):
-        yield from _named(value, seen)
+        yield from _named(value, seen, settings)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _contents(item, seen)
+            yield from _contents(item, seen, settings)
     elif hasattr(value, "__dict__") and not callable(value):
         # What is only computed when asked for would tell an object that was asked from one that was not.
         kind = type(value)
         # As names, not as a dict: it is gone after this, and another may get its id.
-        yield from _named({k: v for k, v in vars(value).items() if not _is_cached(kind, k)}, seen)
+        yield from _named({k: v for k, v in vars(value).items() if not _is_cached(kind, k)}, seen, settings)
 
 
-def _named(held: dict[Any, Any], seen: set[int]) -> Iterator[bytes]:
+def _named(held: dict[Any, Any], seen: set[int], settings: bool) -> Iterator[bytes]:
     for name in sorted(held, key=str):
-        yield str(name).encode()
-        yield from _contents(held[name], seen)
+        if settings:
+            yield str(name).encode()
+        yield from _contents(held[name], seen, settings)
 
 
 def _is_cached(kind: type, name: str) -> bool:
