@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# Of observations and of results; other dots belong to the name, such as those of a date.
+_FORMATS = {".csv", ".gz", ".nc", ".parquet", ".txt", ".zarr"}
 _EXPECTED = (ValueError, OSError, ImportError, MemoryError)
 
 
@@ -55,6 +57,14 @@ def notes() -> Iterator[None]:
 def note(text: str) -> None:
     """Say something on the error stream that is not an error."""
     typer.echo(f"note: {text}", err=True)
+
+
+def named_after(file: Path, ending: str) -> Path:
+    """A file in the current folder: the name of ``file``, less what tells its format, and ``ending``."""
+    stem = file.name
+    while (suffix := Path(stem).suffix.lower()) in _FORMATS and stem[: -len(suffix)]:
+        stem = stem[: -len(suffix)]
+    return Path(stem + ending)
 
 
 def check_output(output: Path) -> None:

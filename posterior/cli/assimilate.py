@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from posterior.cli import options
-from posterior.cli._common import check_output, notes, one_sentence
+from posterior.cli._common import check_output, named_after, notes, one_sentence
 from posterior.cli._weather import list_dropped, run
 from posterior.cli.options import SamplerName, Sampling
 
@@ -80,7 +80,7 @@ def assimilate(
 ) -> None:
     """Turn station reports into an ensemble of fields, with a map, baselines and scores at withheld stations."""
     sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint, device)
-    output = Path(f"{file.name.split('.')[0]}-analysis.nc") if output is None else output
+    output = named_after(file, "-analysis.nc") if output is None else output
     with one_sentence():
         check_output(output)
         if withhold and folds:
@@ -149,4 +149,7 @@ def _fields(path: Path, prior: Prior, time: np.datetime64) -> Tensor:
         raise ValueError(
             f"{path}: {int(inside.sum())} fields within 15 days of the day of the year of {time}; wanted 2 or more"
         )
-    return torch.from_numpy(field.values[inside]).double()[:, None]
+    found = torch.from_numpy(field.values[inside]).double()[:, None]
+    if not found.isfinite().all():
+        raise ValueError(f"{path}: {int((~found.isfinite()).sum())} values within 15 days of the day of the year are missing")
+    return found

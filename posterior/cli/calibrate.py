@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from posterior.cli import options
-from posterior.cli._common import check_output, note, notes, one_sentence, wrote
+from posterior.cli._common import check_output, named_after, note, notes, one_sentence, wrote
 
 if TYPE_CHECKING:
     from posterior.recipes.calibration.problem import Yardstick
@@ -56,7 +56,7 @@ def calibrate(
 ) -> None:
     """Draw for many truths, and test ranks, coverage, scores and spread; or score trials that were drawn before."""
     if output is None:
-        output = Path("calibration.nc" if file is None else f"{file.stem}-calibration.nc")
+        output = Path("calibration.nc") if file is None else named_after(file, "-calibration.nc")
     with one_sentence():
         check_output(output)
         for name, share in (("--level", level), ("--delta", delta)):

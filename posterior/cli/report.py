@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from posterior.cli._common import one_sentence
+from posterior.cli._common import named_after, one_sentence
 
 
 def report(
@@ -16,7 +16,7 @@ def report(
     title: Annotated[str, typer.Option(help="Of the page; the name of the field if not given.")] = "",
 ) -> None:
     """Put a result on one page: figures, evidence of calibration, settings; opens in any browser, offline."""
-    output = Path(f"{file.stem}.html") if output is None else output
+    output = named_after(file, ".html") if output is None else output
     with one_sentence():
         if output.suffix.lower() not in (".html", ".htm"):
             raise ValueError(f"{output}: the report is a page; wanted a name that ends in .html")

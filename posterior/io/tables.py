@@ -27,12 +27,13 @@ _ALIASES = {
     "sigma": "error",
 }
 _REQUIRED = ("time", "latitude", "longitude", "variable", "value")
+_TEXTS = ("variable", "units", "level_units")
 _NUMBERS = ("latitude", "longitude", "level", "value", "error", "elevation")
 
 
 def looks_like_csv(text: str) -> bool:
     """Whether the first line names columns of an observation table."""
-    header = {name.strip() for name in text.partition("\n")[0].split(",")}
+    header = {name.strip() for name in next(csv.reader([text.partition("\n")[0].rstrip("\r")], skipinitialspace=True), [])}
     return len(header & {*_REQUIRED, *_ALIASES}) >= 2
 
 
@@ -113,7 +114,12 @@ def _finish(raw: Any, path: Path, units: Mapping[str, str] | None) -> pd.DataFra
     if "error" in table and (table["error"] <= 0).any():
         raise FileError(f"{path}: column 'error' goes down to {table['error'].min():g}; wanted standard deviations above zero")
     table["time"] = _times(table["time"], path)
-    table["variable"] = table["variable"].astype(str).str.strip()
+    for name in _TEXTS:
+        if name in table:
+            table[name] = table[name].astype(object).fillna("").astype(str).str.strip()
+    if (table["variable"] == "").any():
+        row = int(np.flatnonzero(table["variable"] == "")[0])
+        raise FileError(f"{path}: row {row + 1}, column 'variable' is empty; wanted a name")
     known = _units(table, dict(units or {}), path)
     if "level" in table:
         table["level"] = _levels(table, dict(units or {}), path)
@@ -150,7 +156,7 @@ def _units(table: Any, given: dict[str, str], path: Path) -> dict[str, str]:
     """Unit of every variable, from the column ``units`` or as the caller says; never guessed."""
     found: dict[str, str] = {}
     for name, rows in table.groupby("variable", observed=True):
-        stated = set(rows["units"].astype(str).str.strip()) - {""} if "units" in table else set()
+        stated = set(rows["units"]) - {""} if "units" in table else set()
         stated |= {given[str(name)]} if str(name) in given else set()
         if len(stated) != 1:
             got = f"the units {', '.join(sorted(stated))}" if stated else "no unit"
@@ -165,7 +171,7 @@ def _levels(table: Any, given: dict[str, str], path: Path) -> Any:
     level = table["level"]
     if level.isna().all():
         return level
-    stated = set(table["level_units"].astype(str)) if "level_units" in table else set()
+    stated = set(table["level_units"]) - {""} if "level_units" in table else set()  # none at the surface
     stated |= {given["level"]} if "level" in given else set()
     if len(stated) != 1:
         got = f"the units {', '.join(sorted(stated))}" if stated else "no unit"

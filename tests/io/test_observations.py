@@ -69,6 +69,30 @@ def test_packed_csv(tmp_path, pack):
     assert len(read_observations(path)) == 3
 
 
+def test_quoted_names_of_columns(file):
+    """As R's write.csv and Python's QUOTE_ALL write them."""
+    header, *rows = CSV.splitlines()
+    quoted = ",".join(f'"{name}"' for name in header.split(","))
+    table = read_observations(file("\n".join([quoted, *rows, ""])))
+    pd.testing.assert_frame_equal(table, read_observations(file(CSV, "b.csv")), check_categorical=False)
+
+
+def test_parquet_with_gaps_in_its_texts(tmp_path, refused):
+    pytest.importorskip("pyarrow")
+    place = {"time": pd.Timestamp("2005-08-26"), "latitude": 10.0, "longitude": 20.0}
+    rows = [
+        {**place, "variable": "t", "value": 280.0, "units": "K", "level": 850.0, "level_units": "hPa"},
+        {**place, "variable": "t", "value": 290.0, "units": None, "level": np.nan, "level_units": None},
+    ]
+    path = tmp_path / "a.parquet"
+    pd.DataFrame(rows).to_parquet(path)
+    table = read_observations(path)
+    assert table.attrs["units"]["t"] == "K"
+    np.testing.assert_array_equal(table["level"], [850, np.nan])
+    pd.DataFrame([rows[0], {**rows[1], "variable": None}]).to_parquet(path)
+    refused(FileError, ["a.parquet", "row 2, column 'variable' is empty"], read_observations, path)
+
+
 def test_units_of_levels(file, refused):
     text = "time,latitude,longitude,level,variable,value\n2005-08-26,10,20,85000,t,280\n"
     path = file(text)
@@ -134,6 +158,7 @@ def test_chosen_variables(file, refused):
         (("290.5", "warm"), ["row 1, column 'value' is 'warm'", "wanted a number"]),
         (("2005-08-26T00:00:00Z,51", "yesterday,51"), ["column 'time'", "ISO 8601"]),
         ((",0.8,", ",-0.8,"), ["column 'error' goes down to -0.8"]),
+        (("depth of snow", ""), ["row 3, column 'variable' is empty"]),
     ],
 )
 def test_wrong_tables(file, refused, change, words):

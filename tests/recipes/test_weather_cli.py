@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import rich.progress  # noqa: F401  importing it draws from `random`, which a test's body may not
@@ -6,6 +8,7 @@ from typer.testing import CliRunner
 
 import posterior
 from posterior.cli import app
+from posterior.cli._common import named_after
 from posterior.io import write_observations
 from tests.recipes.pressure import SLP, field, pressure_prior, stations
 
@@ -77,6 +80,23 @@ def test_a_background_file_gives_the_ensemble_of_the_baselines(run, prior, table
     past.assign_coords(latitude=past.latitude + 1).to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
     result = run("assimilate", table, *QUICK, "--background", "other.nc", "--output", "b.nc")
     assert result.exit_code == 2 and "latitudes are not those of prior" in result.stderr
+    past.where(past.latitude > past.latitude.min()).to_netcdf(tmp_path / "gaps.nc", engine="h5netcdf")
+    result = run("assimilate", table, *QUICK, "--background", "gaps.nc", "--output", "b.nc")
+    assert result.exit_code == 2 and "gaps.nc" in result.stderr and "are missing" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("obs.2009-02-03.csv", "obs.2009-02-03-analysis.nc"),
+        ("20050826_1200.gz", "20050826_1200-analysis.nc"),
+        ("hour.csv.gz", "hour-analysis.nc"),
+        (".csv", ".csv-analysis.nc"),
+    ],
+)
+def test_the_output_is_named_after_the_file(name, wanted):
+    """Files of two days never share one."""
+    assert named_after(Path("elsewhere") / name, "-analysis.nc") == Path(wanted)
 
 
 def test_units_are_given_by_variable(run, prior, tmp_path):

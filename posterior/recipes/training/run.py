@@ -21,13 +21,8 @@ from posterior.recipes.training.data import Fields, load_fields
 
 LEVELS = 16
 _OURS = {"posterior.json", "checkpoint.pt"}
-_LEFT = {
-    "config.json",
-    "loss.csv",
-    "validation.csv",
-    "unet",
-    "tables.safetensors",
-}  # by a run killed before it had written these
+# What a run that was killed early leaves beside none of these.
+_LEFT = {"config.json", "loss.csv", "validation.csv", "unet", "tables.safetensors"}
 
 
 def train_prior(
