@@ -11,10 +11,10 @@ import torch
 from deepinv.physics import LinearPhysics, Physics
 from torch import Tensor
 
-from operators.linear import Linear
+from operators.linear import ComplexBuffers, Linear
 
 
-class _Combination(Physics):
+class _Combination(ComplexBuffers, Physics):
     """Base of operators made of operators: ``parts``, and the event shape of x where it is known, ``img_size``."""
 
     parts: Any

@@ -52,7 +52,18 @@ def image_shape(shape: tuple[int, ...], owner: str) -> tuple[int, int]:
     return int(shape[-2]), int(shape[-1])
 
 
-class Linear(deepinv.physics.LinearPhysics):
+class ComplexBuffers(torch.nn.Module):
+    """A module whose complex buffers stay complex when it is moved."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # torch's Module.to(float64) would drop the imaginary part of a complex buffer
+        def keep_complex(t: Tensor) -> Tensor:
+            return torch.view_as_complex(fn(torch.view_as_real(t))) if t.is_complex() else fn(t)
+
+        return super()._apply(keep_complex, recurse)
+
+
+class Linear(ComplexBuffers, deepinv.physics.LinearPhysics):
     """A linear operator whose calls leave it as it was and whose complex buffers survive a change of precision.
 
     ``A_dagger`` and ``prox_l2`` are deepinv's conjugate gradients unless a class has a closed form. The buffers that a
@@ -74,13 +85,6 @@ class Linear(deepinv.physics.LinearPhysics):
         other._buffers = dict(self._buffers)
         other.update_parameters(**given)
         return other
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # torch's Module.to(float64) would drop the imaginary part of a complex buffer
-        def keep_complex(t: Tensor) -> Tensor:
-            return torch.view_as_complex(fn(torch.view_as_real(t))) if t.is_complex() else fn(t)
-
-        return super()._apply(keep_complex, recurse)
 
     @contextmanager
     def _settings_kept(self) -> Iterator[None]:
@@ -120,3 +124,21 @@ def per_member(gamma: float | Tensor, like: Tensor) -> Tensor:
     """A weight, a number or one per member of the batch, as a tensor that broadcasts to ``like`` (B, ...)."""
     gamma = torch.as_tensor(gamma, dtype=like.dtype, device=like.device)
     return gamma.reshape(-1, *(1,) * (like.ndim - 1)) if gamma.numel() > 1 else gamma.reshape(())
+
+
+def closed_prox(
+    operator: Linear, z: Tensor | float | None, y: Tensor, gamma: float | Tensor, square: float | Tensor = 1.0
+) -> Tensor:
+    """argmin_x gamma/2 |A x - y|^2 + 1/2 |x - z|^2 where A A^T is diagonal: z + A^T (w / (1 + w s) (y - A z)), w = gamma.
+
+    Args:
+        operator: A.
+        z: Of the shape of the field, or a number; None is 0.
+        y: Measurement.
+        gamma: Weight of the data term, a number or one per member of the batch.
+        square: The diagonal s, wherever A^T looks.
+    """
+    if not isinstance(z, Tensor):
+        z = torch.full_like(operator.A_adjoint(y), 0.0 if z is None else float(z))
+    weight = per_member(gamma, y)
+    return z + operator.A_adjoint(weight / (1 + weight * square) * (y - operator.A(z)))

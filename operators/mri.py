@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from operators.coils import as_coil_maps
-from operators.linear import Linear, checked
+from operators.linear import Linear, checked, closed_prox
 from operators.masks import Array, as_mask
 
 # Coils are transformed a few at a time on the CPU: temporaries that stay in cache (8 MB of complex64) are up
@@ -216,6 +216,17 @@ class MRI(_Cartesian, deepinv.physics.MRI):
     def A_dagger(self, y: Tensor, **parameters: Any) -> Tensor:
         """The pseudo-inverse, which for a mask and an orthonormal transform is the adjoint."""
         return self.A_adjoint(y, **parameters)
+
+    def prox_l2(self, z: Tensor | float | None, y: Tensor, gamma: float | Tensor, **parameters: Any) -> Tensor:
+        """argmin_x gamma/2 |A x - y|^2 + 1/2 |x - z|^2, in closed form.
+
+        Args:
+            z: Image, (B, 2, H, W), or a number; None is 0.
+            y: Samples, (B, 2, H, W).
+            gamma: Weight of the data term, a number or one per member of the batch.
+            **parameters: ``mask``: used for this call; settings of iterative solvers are not.
+        """
+        return closed_prox(self._with(parameters), z, y, gamma)  # A A^T is the mask
 
     def update_parameters(self, mask: Array | None = None, **kwargs: Any) -> None:
         """Replace the mask for good. Same shapes and checks as at construction."""

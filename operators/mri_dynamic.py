@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from operators.coils import as_coil_maps
-from operators.linear import Linear, checked, per_member
+from operators.linear import Linear, checked, closed_prox
 from operators.masks import Array
 from operators.mri import _centre_phase, _channels
 
@@ -100,7 +100,7 @@ class _Fourier(Linear):
             y: Samples, of the shape A returns.
             **kwargs: ``solver``, ``max_iter``, ``tol``, ``verbose`` of deepinv, ``mask``, ``coil_maps``, for this call.
         """
-        return self.A_adjoint(y, **kwargs) if self.coil_maps is None else super().A_dagger(y, **kwargs)
+        return self.A_adjoint(y, **kwargs) if self._with(kwargs).coil_maps is None else super().A_dagger(y, **kwargs)
 
     def prox_l2(self, z: Tensor | float | None, y: Tensor, gamma: float | Tensor, **kwargs: Any) -> Tensor:
         """argmin_x gamma/2 |A x - y|^2 + 1/2 |x - z|^2, in closed form without coil maps, by conjugate gradients with.
@@ -111,14 +111,10 @@ class _Fourier(Linear):
             gamma: Weight of the data term.
             **kwargs: As for ``A_dagger``.
         """
-        if self.coil_maps is not None:
-            return super().prox_l2(z, y, gamma, **kwargs)
         operator = self._with(kwargs)
-        if not isinstance(z, Tensor):
-            z = torch.full_like(y, 0.0 if z is None else z)
-        weight = per_member(gamma, y)
-        # A A^T is the mask
-        return z + operator.A_adjoint(weight / (1 + weight) * (operator._data(y) - operator.A(z)))
+        if operator.coil_maps is not None:
+            return super().prox_l2(z, y, gamma, **kwargs)
+        return closed_prox(operator, z, y, gamma)  # A A^T is the mask
 
     def noise(self, x: Tensor, **parameters: Any) -> Tensor:
         """The samples x with noise from the noise model where the mask is 1."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from operators.grid import Grid
-from operators.linear import Linear, checked, per_member
+from operators.linear import Linear, checked, closed_prox
 from operators.sampling import channel_index
 
 
@@ -49,10 +49,7 @@ class _Orthogonal(Linear):
             gamma: Weight of the data term, a number or one per member of the batch.
             **kwargs: Settings of iterative solvers; not used.
         """
-        if not isinstance(z, Tensor):
-            z = torch.full_like(self.A_adjoint(y), 0.0 if z is None else float(z))
-        weight = per_member(gamma, y)
-        return z + self.A_adjoint(weight / (1 + weight * self.square) * (y - self.A(z)))
+        return closed_prox(self, z, y, gamma, self.square)
 
 
 class Reshape(_Orthogonal):

@@ -286,7 +286,7 @@ def test_correlated_noise_reaches_the_posterior_of_the_whitened_problem():
     torch.testing.assert_close(draws.std, std, rtol=0.15, atol=0)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's own, at its first forward derivative
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning")
 def test_correlated_noise_of_a_composed_operator_is_that_of_independent_noise_where_it_is():
     """What is linear inside is linearised by itself, and must be whitened all the same."""
     x = 2 + normal(1, 2, 1, 3, seed=5, dtype=torch.float64)

@@ -153,6 +153,11 @@ def test_offset_takes_the_precision_of_the_data():
     assert float(A.float().A(torch.zeros(1, 1, 4))[0, 0, 0]) == pytest.approx(273.15)
 
 
+def test_a_complex_offset_stays_complex_when_it_is_moved():
+    A = Offset(deepinv.physics.Denoising(), 1 + 2j)
+    assert A.to(torch.float64).offset == 1 + 2j
+
+
 def problem(operators, sigmas, shape, seed=0):
     """A Gaussian prior, and data of a draw from it seen by the stack."""
     n = int(np.prod(shape))

@@ -203,6 +203,16 @@ def dense(A, x):
     return A.A(eye).flatten(1).T
 
 
+def test_prox_with_a_weight_for_each_member():
+    """As many members as columns, along which deepinv's would broadcast."""
+    A = build(None, (6, 5))
+    z, y = domain_range(None, (6, 5), 5)
+    gamma = torch.linspace(0.1, 3, 5, dtype=z.dtype)
+    each = [A.prox_l2(z[b : b + 1], y[b : b + 1], float(g)) for b, g in enumerate(gamma)]
+    torch.testing.assert_close(A.prox_l2(z, y, gamma), torch.cat(each))
+    torch.testing.assert_close(A.prox_l2(None, y, gamma), A.prox_l2(0.0, y, gamma))
+
+
 @every_case
 def test_prox_and_pseudo_inverse(coils):
     A = build(coils, (6, 5))

@@ -105,6 +105,17 @@ def test_maps_per_batch_member_and_for_one_call():
         A.A(draw(3, (2, 2, 5, 6)))
 
 
+def test_solvers_with_maps_for_one_call():
+    """An operator without maps, of which the closed forms hold, given some: those of the operator that has them."""
+    given = maps(COILS, 3, 5, 6)
+    bare, own = VolumeMRI(torch.ones(3, 5, 6)), VolumeMRI(torch.ones(3, 5, 6), given)
+    x = draw(1, (2, 3, 5, 6))
+    y, settings = own.A(x), {"max_iter": 200, "tol": 1e-12}
+    torch.testing.assert_close(bare.A_dagger(y, coil_maps=own.coil_maps, **settings), x, rtol=1e-4, atol=1e-4)
+    want = own.prox_l2(x, y, 0.7, **settings)
+    torch.testing.assert_close(bare.prox_l2(x, y, 0.7, coil_maps=own.coil_maps, **settings), want, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["volume", "off centre", "sets"])
 def test_noise_stays_on_the_mask(name):
     noise = deepinv.physics.GaussianNoise(0.5, rng=generator(4))
