@@ -325,9 +325,8 @@ def _chi_square(likelihood: Likelihood, samples: Tensor, shape: tuple[int, ...],
         values = torch.cat([like.chi_square(x[None].to(like.y.device, like.y.dtype)) for x in samples])
     if log_weights is None:
         return float(values.mean())
-    weights = torch.softmax(log_weights, 0)
-    alive = weights > 0  # what weighs nothing may be infinitely far off
-    return float(weights[alive] @ values.cpu().double()[alive])
+    weights = torch.softmax(log_weights, 0)  # what weighs nothing may be infinitely far off
+    return float(weights @ torch.where(weights > 0, values.cpu().double(), 0.0))
 
 
 def _warnings(chi: float) -> tuple[str, ...]:
