@@ -151,13 +151,14 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
     Args:
         prior: The prior; its reference, if any, must be a `RadialReference` or an `EOFReference`. One that was put on a
             date (`Prior.on`) is refused: the map of the whole year would be lost.
-        folder: Created if need be.
+        folder: Created if need be; a prior that was saved there before is replaced, and other files stay.
 
     Other arguments:
         half: Store weights and EOFs in float16.
 
     Raises:
-        TypeError: If the prior has no network, the network is not a diffusers `UNet2DModel`, or the reference of another kind.
+        TypeError: If the prior has no network, the network is not a diffusers `UNet2DModel`, the reference of another kind, or
+            its card or coordinates are no JSON.
         ValueError: If the prior stands at a date.
     """
     from diffusers.models.unets.unet_2d import UNet2DModel
@@ -172,16 +173,8 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
     if isinstance(prior.parameterisation, GaussianResidual):
         reference = reference or prior.parameterisation.reference
     tensors, settings = write_tables(prior, reference, half)
-    target = Path(folder)
-    (target / "unet").mkdir(parents=True, exist_ok=True)
-    prior.network.save_config(target / "unet")
-    dtype = torch.float16 if half else torch.float32
-    network = {k: v.to(dtype) for k, v in prior.network.state_dict().items()}
-    write_tensors(network, target / "unet" / WEIGHTS, metadata={"format": "pt"})
     if isinstance(prior.parameterisation, VariancePreserving):
         tensors["alphas_cumprod"] = prior.parameterisation.alphas_cumprod.double()
-    if tensors:
-        write_tensors(tensors, target / "tables.safetensors")
     config = {
         "format": FORMAT,
         "parameterisation": _describe(prior.parameterisation),
@@ -194,13 +187,36 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
         "card": prior.card,
     }
     if prior.coarse is not None:
-        save_prior(prior.coarse.prior, target / "coarse", half=half)
         config["coarse"] = {"factor": prior.coarse.factor, "above": prior.coarse.above}
         if prior.coarse.start is not None:
             config["coarse"]["start"] = list(prior.coarse.start.shape)
+    try:
+        described = json.dumps(config, indent=2) + "\n"
+    except TypeError as error:
+        raise TypeError(f"save_prior: the card or the coordinates of prior '{prior.name}' are no JSON: {error}") from error
+    target = Path(folder)
+    _clear(target)
+    (target / "unet").mkdir(parents=True, exist_ok=True)
+    prior.network.save_config(target / "unet")
+    dtype = torch.float16 if half else torch.float32
+    network = {k: v.to(dtype) for k, v in prior.network.state_dict().items()}
+    write_tensors(network, target / "unet" / WEIGHTS, metadata={"format": "pt"})
+    if tensors:
+        write_tensors(tensors, target / "tables.safetensors")
+    if prior.coarse is not None:
+        save_prior(prior.coarse.prior, target / "coarse", half=half)
+        if prior.coarse.start is not None:
             write_tensors(write_eofs(prior.coarse.start, half), target / "coarse" / START)
-    (target / "posterior.json").write_text(json.dumps(config, indent=2) + "\n")
+    (target / "posterior.json").write_text(described)
     write_scheduler(target, prior.parameterisation)
+
+
+def _clear(folder: Path) -> None:
+    """Take away what a prior that was saved here before has and another may lack; nothing else."""
+    if not (folder / "posterior.json").exists():
+        return
+    for name in ("tables.safetensors", "model_index.json", "scheduler/scheduler_config.json", f"coarse/{START}"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _describe(p: Parameterisation) -> dict[str, Any]:

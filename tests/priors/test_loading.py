@@ -231,3 +231,24 @@ class TestDiffusersFolders:
     def test_folder_that_is_no_prior(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"is not a prior: unet/config\.json is missing"):
             load_prior(tmp_path)
+
+
+def test_a_prior_takes_the_place_of_one_that_was_saved_before(tmp_path):
+    """A reference, a schedule and a scheduler that it lacks are not left for it to be loaded with."""
+    (tmp_path / "notes.txt").write_text("of the user")
+    betas = VariancePreserving(torch.linspace(0.999, 0.01, 50).double(), prediction="epsilon")
+    with torch.random.fork_rng(devices=[]):
+        save_prior(NetworkPrior(make_unet(1, 1), betas, (1, 8, 8), reference=reference()), tmp_path)
+        save_prior(NetworkPrior(make_unet(1, 1), EDM(), (1, 8, 8)), tmp_path)
+    found = load_prior(tmp_path)
+    assert found.reference is None and isinstance(found.parameterisation, EDM)
+    assert not (tmp_path / "model_index.json").exists()
+    assert (tmp_path / "notes.txt").read_text() == "of the user"
+
+
+def test_what_is_no_json_is_refused_before_anything_is_written(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        prior = NetworkPrior(make_unet(1, 1), EDM(), (1, 8, 8), card={"rate": torch.tensor(1.0)})
+    with pytest.raises(TypeError, match="save_prior: the card or the coordinates .* are no JSON"):
+        save_prior(prior, tmp_path / "p")
+    assert not (tmp_path / "p").exists()
