@@ -33,7 +33,7 @@ from posterior.priors.parameterisations import (
     VariancePreserving,
     Velocity,
 )
-from posterior.priors.reference import Reference
+from posterior.priors.reference import EOFReference, RadialReference, Reference
 from posterior.priors.symmetries import checked
 from posterior.priors.tables import (
     Tables,
@@ -51,6 +51,14 @@ from posterior.priors.weights import read_json, read_tensors
 
 FORMAT = 1
 START = "start.safetensors"
+OURS = (
+    "posterior.json",
+    "tables.safetensors",
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "unet/config.json",
+    f"unet/{WEIGHTS}",
+)
 # Text encoders, often the largest part, are not fetched.
 HUB_FILES = [
     "*.json",
@@ -150,7 +158,8 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
 
     Args:
         prior: The prior; its reference, if any, must be a `RadialReference` or an `EOFReference`. One that was put on a
-            date (`Prior.on`) is refused: the map of the whole year would be lost.
+            date (`Prior.on`) is refused: the map of the whole year would be lost. Where the parameterisation has a reference
+            of its own, the prior's must be the same Gaussian; their error spectra may differ, and the prior's is saved.
         folder: Created if need be; a prior that was saved there before is replaced, and other files stay.
 
     Other arguments:
@@ -159,8 +168,32 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
     Raises:
         TypeError: If the prior has no network, the network is not a diffusers `UNet2DModel`, the reference of another kind, or
             its card or coordinates are no JSON.
-        ValueError: If the prior stands at a date.
+        ValueError: If the prior stands at a date, or its reference is not that of its parameterisation.
     """
+    tensors, described = _content(prior, half)
+    if prior.coarse is not None:
+        _content(prior.coarse.prior, half)
+    target = Path(folder)
+    _clear(target)
+    (target / "unet").mkdir(parents=True, exist_ok=True)
+    # Until all is written no prior, and yet a folder of ours, that the next one clears.
+    (target / "posterior.json").write_text("{}\n")
+    prior.network.save_config(target / "unet")
+    dtype = torch.float16 if half else torch.float32
+    network = {k: v.to(dtype) for k, v in prior.network.state_dict().items()}
+    write_tensors(network, target / "unet" / WEIGHTS, metadata={"format": "pt"})
+    if tensors:
+        write_tensors(tensors, target / "tables.safetensors")
+    if prior.coarse is not None:
+        save_prior(prior.coarse.prior, target / "coarse", half=half)
+        if prior.coarse.start is not None:
+            write_tensors(write_eofs(prior.coarse.start, half), target / "coarse" / START)
+    write_scheduler(target, prior.parameterisation)
+    (target / "posterior.json").write_text(described)
+
+
+def _content(prior: NetworkPrior, half: bool) -> tuple[dict[str, torch.Tensor], str]:
+    """Tables and the text of posterior.json; what cannot be saved is refused here, before anything is written."""
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     if not isinstance(prior, NetworkPrior):
@@ -173,6 +206,11 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
     if isinstance(prior.parameterisation, GaussianResidual):
         reference = reference or prior.parameterisation.reference
     tensors, settings = write_tables(prior, reference, half)
+    if isinstance(prior.parameterisation, GaussianResidual) and not _same_gaussian(reference, prior.parameterisation.reference):
+        raise ValueError(
+            f"save_prior: the reference of prior '{prior.name}' is another Gaussian than that of its parameterisation; a "
+            "folder holds one for both"
+        )
     if isinstance(prior.parameterisation, VariancePreserving):
         tensors["alphas_cumprod"] = prior.parameterisation.alphas_cumprod.double()
     config = {
@@ -191,32 +229,35 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
         if prior.coarse.start is not None:
             config["coarse"]["start"] = list(prior.coarse.start.shape)
     try:
-        described = json.dumps(config, indent=2) + "\n"
+        return tensors, json.dumps(config, indent=2) + "\n"
     except TypeError as error:
         raise TypeError(f"save_prior: the card or the coordinates of prior '{prior.name}' are no JSON: {error}") from error
-    target = Path(folder)
-    _clear(target)
-    (target / "unet").mkdir(parents=True, exist_ok=True)
-    prior.network.save_config(target / "unet")
-    dtype = torch.float16 if half else torch.float32
-    network = {k: v.to(dtype) for k, v in prior.network.state_dict().items()}
-    write_tensors(network, target / "unet" / WEIGHTS, metadata={"format": "pt"})
-    if tensors:
-        write_tensors(tensors, target / "tables.safetensors")
-    if prior.coarse is not None:
-        save_prior(prior.coarse.prior, target / "coarse", half=half)
-        if prior.coarse.start is not None:
-            write_tensors(write_eofs(prior.coarse.start, half), target / "coarse" / START)
-    (target / "posterior.json").write_text(described)
-    write_scheduler(target, prior.parameterisation)
+
+
+def _same_gaussian(a: Reference | None, b: Reference) -> bool:
+    """Whether basis, mean and spectrum agree; tables of errors may differ."""
+    if a is b:
+        return True
+    if isinstance(a, RadialReference) and isinstance(b, RadialReference):
+        pairs = [(a.frequencies, b.frequencies), (a.power, b.power)]
+    elif isinstance(a, EOFReference) and isinstance(b, EOFReference) and a.shape == b.shape:
+        pairs = [(a.vectors, b.vectors), (a.variances, b.variances), (torch.tensor(a.rest), torch.tensor(b.rest))]
+    else:
+        return False
+    return all(x.shape == y.shape and torch.allclose(x.cpu().double(), y.cpu().double(), rtol=1e-6) for x, y in pairs)
 
 
 def _clear(folder: Path) -> None:
-    """Take away what a prior that was saved here before has and another may lack; nothing else."""
+    """Take away the prior that was saved here before, and nothing else; posterior.json first, so that no half of it loads."""
     if not (folder / "posterior.json").exists():
         return
-    for name in ("tables.safetensors", "model_index.json", "scheduler/scheduler_config.json", f"coarse/{START}"):
+    for name in OURS:
         (folder / name).unlink(missing_ok=True)
+    _clear(folder / "coarse")
+    (folder / "coarse" / START).unlink(missing_ok=True)
+    for name in ("unet", "scheduler", "coarse"):
+        if (folder / name).is_dir() and not any((folder / name).iterdir()):
+            (folder / name).rmdir()
 
 
 def _describe(p: Parameterisation) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Priors saved and loaded, and folders that diffusers wrote."""
 
+import dataclasses
 import json
 import socket
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from posterior.priors.analytic import GaussianPrior
 from posterior.priors.base import Affine
+from posterior.priors.coarse import CoarseDenoiser
 from posterior.priors.loading import load_prior, save_prior
 from posterior.priors.network import NetworkPrior
 from posterior.priors.parameterisations import EDM, VariancePreserving
@@ -244,6 +246,45 @@ def test_a_prior_takes_the_place_of_one_that_was_saved_before(tmp_path):
     assert found.reference is None and isinstance(found.parameterisation, EDM)
     assert not (tmp_path / "model_index.json").exists()
     assert (tmp_path / "notes.txt").read_text() == "of the user"
+
+
+def test_what_is_replaced_goes_whole_and_what_is_cut_off_is_no_prior(tmp_path, monkeypatch):
+    """Coarse priors too, and a second try finds nothing of the first."""
+    (tmp_path / "coarse").mkdir()
+    (tmp_path / "coarse" / "notes.txt").write_text("of the user")
+    plain, own = make_prior(), reference()
+    coarse = CoarseDenoiser(make_prior(affine=Affine(2.0)), 2, 3.0)
+    save_prior(make_prior(reference=own, coarse=coarse), tmp_path)
+    save_prior(plain, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["coarse", "posterior.json", "scheduler", "unet"]
+    assert [p.name for p in (tmp_path / "coarse").iterdir()] == ["notes.txt"]
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("posterior.priors.loading.write_scheduler", stop)
+        with pytest.raises(KeyboardInterrupt):
+            save_prior(make_prior(reference=own), tmp_path)
+    with pytest.raises(ValueError, match=r"posterior\.json"):
+        load_prior(tmp_path)
+    save_prior(plain, tmp_path)
+    assert load_prior(tmp_path).reference is None
+
+
+def test_a_coarse_prior_that_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
+    coarse = CoarseDenoiser(make_prior(affine=Affine(2.0), card={"rate": torch.tensor(1.0)}), 2, 3.0)
+    with pytest.raises(TypeError, match="are no JSON"):
+        save_prior(make_prior(reference=reference(), coarse=coarse), tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_residual_on_another_gaussian_than_the_reference_is_refused(tmp_path):
+    """A folder holds one: the network would be given the other."""
+    other = dataclasses.replace(reference(), power=2 * reference().power)
+    with pytest.raises(ValueError, match="reference of prior 'network' is another Gaussian than that of its parameterisation"):
+        save_prior(make_prior("gaussian-residual", reference=other), tmp_path / "p")
+    assert not (tmp_path / "p").exists()
 
 
 def test_what_is_no_json_is_refused_before_anything_is_written(tmp_path):
