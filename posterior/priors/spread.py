@@ -64,7 +64,9 @@ def fit_spread_correction(
 
     At each noise level and in each band the factor is the root of the mean power of x0 - D(x0 + sigma eps, sigma) over what
     the reference says. Half of the fields fit the factors; the other half tell whether they help (`SpreadCorrection.gain`).
-    Keep the correction with ``prior.spread = ...``; `save_prior` writes it, and ``GaussianBridge(corrected=True)`` uses it.
+    Directions in which the reference has no variance, those of points behind a mask, belong to no band, and fields may be NaN
+    where the labels' mask says that there are no points. Keep the correction with ``prior.spread = ...``; `save_prior` writes
+    it, and ``GaussianBridge(corrected=True)`` uses it.
 
     Args:
         prior: A prior with a reference.
@@ -76,7 +78,7 @@ def fit_spread_correction(
         seed: Seed of the noise.
 
     Raises:
-        ValueError: If the prior carries no reference, or fields, levels or bands are too few.
+        ValueError: If the prior carries no reference, or fields, levels or bands are too few, or fields are not finite.
     """
     if prior.reference is None:
         raise ValueError(f"fit_spread_correction: prior '{prior.name}' carries no reference Gaussian; see estimate_reference")
@@ -87,12 +89,18 @@ def fit_spread_correction(
     event = tuple(fields.shape[1:])
     prior.check_event(event, "fit_spread_correction")
     clean = prior.affine.to_standard(fields.double())
+    if prior.labels is not None and prior.labels.mask is not None:
+        clean = torch.where(prior.labels.mask, clean, 0.0)
+    if not torch.isfinite(clean).all():
+        raise ValueError("fit_spread_correction: fields have values that are not finite at points that exist")
     cov = prior.reference.covariance(event)
-    ranked = cov.eigenvalues.flatten().sort().values
+    varies = cov.eigenvalues > 0
+    ranked = cov.eigenvalues[varies].sort().values
     inner = torch.linspace(0, len(ranked), bands + 1)[1:-1].long()
     # Half way between neighbours, so that rounding moves no direction to another band.
     edges = ((ranked[inner] * ranked[inner - 1]).sqrt()).unique() if ranked.numel() > 1 else ranked[:0]
-    band = torch.bucketize(cov.eigenvalues, edges)
+    band = torch.where(varies, torch.bucketize(cov.eigenvalues, edges), -1)
+    share = torch.bincount(band[varies], minlength=len(edges) + 1) / varies.sum()
     g = torch.Generator().manual_seed(seed)
     half, rows, gains = len(clean) // 2, [], []
     for sigma in levels.tolist():
@@ -103,13 +111,12 @@ def fit_spread_correction(
         fitted, held = (_ratios(part, said, band, len(edges) + 1) for part in (error[:half], error[half:]))
         rows.append(fitted.sqrt())
         # -2 log-density a coordinate: r as it is, r / f^2 + log f^2 corrected
-        share = torch.bincount(band.flatten(), minlength=len(edges) + 1) / band.numel()
         gains.append(float(0.5 * (share * (held - held / fitted - fitted.log())).sum()))
     return SpreadCorrection(levels, edges, torch.stack(rows), float(np.mean(gains)))
 
 
 def _ratios(errors: Tensor, said: Covariance, band: Tensor, bands: int) -> Tensor:
-    """Mean power of errors over the variance that is said, in each band."""
+    """Mean power of errors over the variance that is said, in each band; what has none is in band -1."""
     copies = errors[0].numel() / said.eigenvalues.numel()
     weights = said.eigenvalues.clamp_min(1e-30)
     out = []

@@ -8,6 +8,8 @@ import torch
 
 import posterior
 from benchmarks.problems.random_field import matern_spectrum, random_field
+from posterior.priors.base import Prior
+from posterior.priors.labels import Labels
 from posterior.priors.reference import RadialReference, radial_spectrum
 from posterior.priors.spread import SpreadCorrection, fit_spread_correction
 
@@ -89,3 +91,36 @@ def test_in_the_basis_of_a_grid():
     prior.reference = dataclasses.replace(base, sigmas=SIGMAS, errors=errors)
     correction = fit_spread_correction(prior, small, sigmas=SIGMAS.tolist(), bands=3)
     assert float((correction.factors - 2).abs().max()) < 0.3
+
+
+def test_points_that_do_not_exist_are_no_directions():
+    """Half of the grid is land, with NaN in the fields: bands and gain are those of the sea alone."""
+    from posterior.priors.reference import EOFReference
+
+    class Linear(Prior):
+        """The optimal denoiser of a reference whose spread is half of what it should be."""
+
+        def __init__(self, fields, mask):
+            self.event_shape = tuple(fields.shape[1:])
+            self.labels = None if mask is None else Labels("t", ("channel", "y", "x"), mask=mask)
+            base = EOFReference.fit(fields, 6, mask=mask)
+            row = torch.cat([base.variances, torch.tensor([base.rest]).double()])
+            errors = torch.stack([0.25 * row * s**2 / (row + s**2) for s in SIGMAS])
+            self.reference = dataclasses.replace(base, sigmas=SIGMAS, errors=errors)
+
+        def denoise(self, x, sigma):
+            return self.reference.denoise(x, sigma)
+
+    _, fields = overconfident()
+    sea = fields[:, :, :6, :6]
+    mask = torch.zeros(1, 6, 12, dtype=torch.bool)
+    mask[..., :6] = True
+    both = torch.cat([sea, torch.zeros_like(sea)], -1)
+    options = {"sigmas": SIGMAS.tolist(), "bands": 3}
+    alone = fit_spread_correction(Linear(sea, None), sea, **options)
+    masked = fit_spread_correction(Linear(both, mask), torch.where(mask, both, torch.nan), **options)
+    torch.testing.assert_close(masked.edges, alone.edges)
+    torch.testing.assert_close(masked.factors, alone.factors, rtol=0.1, atol=0)
+    assert masked.gain == pytest.approx(alone.gain, abs=0.03)
+    with pytest.raises(ValueError, match="not finite at points that exist"):
+        fit_spread_correction(Linear(sea, None), torch.where(sea > 0, sea, torch.nan), **options)
