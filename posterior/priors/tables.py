@@ -7,6 +7,7 @@ missing, superfluous, misshapen or not finite is an error.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 RADIAL = ("frequencies", "power", "sigmas", "errors")
 MOST_VALUES = 100_000
+TIME = re.compile(r"(datetime|timedelta)64\[(D|h|m|s|ms|us|ns)\]")
 LARGEST_LOG = 100.0  # of a variance that a table may hold
 
 
@@ -102,7 +104,7 @@ def write_tables(
         tensors |= {f"reference.{k}": v.double() for k, v in named.items() if v is not None}
     elif isinstance(reference, EOFReference):
         settings["reference"] = {"kind": "eof"}
-        tensors |= write_eofs(reference, half)
+        tensors |= write_eofs(reference, half, None if prior.labels is None else prior.labels.mask)
     elif reference is not None:
         raise TypeError(
             f"save_prior: the reference is a {type(reference).__name__}; wanted a RadialReference or an EOFReference"
@@ -122,9 +124,10 @@ def write_tables(
     return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, settings
 
 
-def write_eofs(reference: EOFReference, half: bool) -> dict[str, Tensor]:
-    """The tensors of an EOF reference; with ``half`` its vectors in float16."""
+def write_eofs(reference: EOFReference, half: bool, known: Tensor | None = None) -> dict[str, Tensor]:
+    """The tensors of an EOF reference; with ``half`` its vectors in float16, and its mask where it is not the ``known`` one."""
     vectors, mask = reference.vectors, reference.mask
+    there, said = (torch.ones(reference.shape, dtype=torch.bool) if m is None else m.cpu() for m in (mask, known))
     if mask is not None:  # only points that exist
         vectors = vectors[mask.flatten()]
     found = {
@@ -133,6 +136,8 @@ def write_eofs(reference: EOFReference, half: bool) -> dict[str, Tensor]:
     }
     if reference.sigmas is not None and reference.errors is not None:
         found |= {"sigmas": reference.sigmas.double(), "errors": reference.errors.double()}
+    if not torch.equal(there, said):
+        found["mask"] = there
     return {f"reference.{k}": v for k, v in found.items()}
 
 
@@ -218,7 +223,9 @@ def _read_errors(tables: Tables, *rows: int, owner: str = "reference") -> tuple[
 def read_eofs(tables: Tables, event_shape: tuple[int | None, ...]) -> EOFReference:
     """What `write_eofs` wrote, for events of this shape."""
     shape = tuple(n for n in event_shape if n is not None)
-    mask = _read_mask(tables, shape)
+    mask = _read_mask(tables, shape, "reference.mask" if tables.has("reference.mask") else "labels.mask")
+    if mask is not None and mask.all():
+        mask = None
     points = math.prod(shape) if mask is None else int(mask.sum())
     vectors = tables.take("reference.vectors", (points, None))
     k = vectors.shape[1]
@@ -233,20 +240,24 @@ def read_eofs(tables: Tables, event_shape: tuple[int | None, ...]) -> EOFReferen
     return EOFReference(vectors, variances[:k], float(variances[k]), shape, mask, *_read_errors(tables, k + 1))
 
 
-def _read_mask(tables: Tables, shape: tuple[int, ...]) -> Tensor | None:
-    if not tables.has("labels.mask"):
+def _read_mask(tables: Tables, shape: tuple[int, ...], name: str) -> Tensor | None:
+    if not tables.has(name):
         return None
-    mask = tables.take("labels.mask", shape)
+    mask = tables.take(name, shape)
     if mask.dtype != torch.bool:
-        raise ValueError(f"{tables.where}: labels.mask is not boolean")
+        raise ValueError(f"{tables.where}: {name} is not boolean")
     return mask
 
 
 def _describe(labels: Labels) -> dict[str, Any]:
-    coords = {
-        dim: {"values": value.values.tolist(), "attrs": {k: _plain(v) for k, v in value.attrs.items()}}
-        for dim, value in labels.coords.items()
-    }
+    coords = {}
+    for dim, coord in labels.coords.items():
+        entry, values = {"attrs": {k: _plain(v) for k, v in coord.attrs.items()}}, coord.values
+        if values.dtype.kind == "M":
+            entry["kind"], values = values.dtype.name, np.datetime_as_string(values)
+        elif values.dtype.kind == "m":
+            entry["kind"], values = values.dtype.name, values.astype(np.int64)
+        coords[dim] = {"values": values.tolist(), **entry}
     attrs = {k: _plain(v) for k, v in labels.attrs.items()}
     return {"name": labels.name, "dims": list(labels.dims), "attrs": attrs, "coords": coords}
 
@@ -264,15 +275,25 @@ def read_labels(config: dict[str, Any], tables: Tables, event_shape: tuple[int |
 
     coords = {}
     for dim, entry in about["coords"].items():
-        values = entry["values"]
-        kinds = {str if isinstance(v, str) else float if isinstance(v, int | float) else None for v in values}
-        if not isinstance(values, list) or len(values) > MOST_VALUES or len(kinds) != 1 or None in kinds:
-            raise ValueError(f"coordinate {dim!r}: wanted a list of numbers or of names")
-        coords[str(dim)] = DataArray(np.asarray(values), dims=(dim,), attrs=_attributes(entry["attrs"]))
-    mask = _read_mask(tables, tuple(n for n in event_shape if n is not None))
+        coords[str(dim)] = DataArray(_read_values(dim, entry), dims=(dim,), attrs=_attributes(entry["attrs"]))
+    mask = _read_mask(tables, tuple(n for n in event_shape if n is not None), "labels.mask")
     labels = Labels(str(about["name"]), tuple(map(str, about["dims"])), coords, _attributes(about["attrs"]), mask)
     labels.check(event_shape)
     return labels
+
+
+def _read_values(dim: str, entry: dict[str, Any]) -> np.ndarray:
+    """Of a coordinate: numbers, names, or with a ``kind`` times (ISO texts) or spans of time (whole numbers)."""
+    values, kind = entry["values"], entry.get("kind")
+    kinds = {str if isinstance(v, str) else float if isinstance(v, int | float) else None for v in values}
+    if not isinstance(values, list) or len(values) > MOST_VALUES or len(kinds) != 1 or None in kinds:
+        raise ValueError(f"coordinate {dim!r}: wanted a list of numbers or of names")
+    array = np.asarray(values)
+    if kind is None:
+        return array
+    if not (isinstance(kind, str) and TIME.fullmatch(kind) and array.dtype.kind == ("U" if kind[0] == "d" else "i")):
+        raise ValueError(f"coordinate {dim!r}: values of kind {kind!r}; wanted texts for datetime64, numbers for timedelta64")
+    return array.astype(kind)
 
 
 def _attributes(attrs: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,85 @@
+"""Masks and coordinates that travel with a prior."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from posterior.priors.base import Affine
+from posterior.priors.coarse import CoarseDenoiser
+from posterior.priors.labels import Labels
+from posterior.priors.loading import load_prior, save_prior
+from posterior.priors.reference import EOFReference
+from tests.priors.made_priors import fields, make_prior, reference
+
+SHAPE = (1, 8, 8)
+SEA = torch.ones(SHAPE, dtype=torch.bool)
+SEA[..., :2] = False
+COAST = SEA.clone()
+COAST[:, 0] = False
+
+
+def eofs(mask, shape=SHAPE):
+    made = fields(200, *shape).double()
+    return EOFReference.fit(made if mask is None else made * mask, 5, mask=mask)
+
+
+@pytest.mark.parametrize("own", [None, SEA, COAST], ids=["no mask", "sea", "coast"])
+@pytest.mark.parametrize("labelled", ["bare", None, SEA], ids=["no labels", "labels", "labels with a mask"])
+def test_a_reference_keeps_its_own_mask(own, labelled, tmp_path):
+    labels = None if isinstance(labelled, str) else Labels("t", ("channel", "y", "x"), mask=labelled)
+    prior = make_prior(reference=eofs(own), labels=labels)
+    save_prior(prior, tmp_path)
+    found = load_prior(tmp_path)
+    x = fields(2, *SHAPE).double()
+    torch.testing.assert_close(found.reference.denoise(x, 0.5), prior.reference.denoise(x, 0.5), rtol=1e-5, atol=1e-6)
+    assert (found.reference.mask is None) == (own is None)
+    assert own is None or torch.equal(found.reference.mask, own)
+    if labels is not None and labelled is not None:
+        assert torch.equal(found.labels.mask, labelled)
+
+
+def test_what_coarse_images_begin_with_keeps_its_mask(tmp_path):
+    mask = torch.ones(1, 4, 4, dtype=torch.bool)
+    mask[..., 0] = False
+    start = eofs(mask, (1, 4, 4))
+    coarse = CoarseDenoiser(make_prior(affine=Affine(2.0)), 2, 3.0, start)
+    save_prior(make_prior(reference=reference(), coarse=coarse), tmp_path)
+    assert torch.equal(load_prior(tmp_path).coarse.start.mask, mask)
+
+
+TIMES = np.array(["1979-01-01T06:30", "2020-02-29"], dtype="datetime64[ns]")
+SPANS = np.array([0, 21600], dtype="timedelta64[s]")
+
+
+@pytest.mark.parametrize("values", [TIMES, TIMES.astype("datetime64[s]"), SPANS, SPANS.astype("timedelta64[ns]")])
+def test_times_come_back_as_times(values, tmp_path):
+    labels = Labels("t", ("channel", "time", "x"), {"time": xr.DataArray(values, dims="time", attrs={"axis": "T"})})
+    saved = make_prior()
+    saved.event_shape, saved.labels = (1, 2, 8), labels
+    save_prior(saved, tmp_path)
+    xr.testing.assert_identical(load_prior(tmp_path).labels.coords["time"], labels.coords["time"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("datetime64[ns]", [0, 1]),
+        ("datetime64[ns]", ["soon", "2020"]),
+        ("timedelta64[s]", ["a", "b"]),
+        ("O", [0, 1]),
+        ([1], [0, 1]),
+    ],
+)
+def test_times_that_are_none_are_refused(kind, values, tmp_path):
+    saved = make_prior()
+    saved.event_shape, saved.labels = (1, 2, 8), Labels("t", ("channel", "time", "x"), {"time": TIMES})
+    save_prior(saved, tmp_path)
+    path = tmp_path / "posterior.json"
+    config = json.loads(path.read_text())
+    config["labels"]["coords"]["time"] |= {"kind": kind, "values": values}
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"posterior\.json is not understood"):
+        load_prior(tmp_path)
