@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -55,6 +56,21 @@ def must_be_real(owner: str, what: str, values: Tensor) -> None:
     """Raise TypeError if values are complex; complex images are two channels, real part first."""
     if values.is_complex():
         raise TypeError(f"{owner}: {what} has dtype {values.dtype}; wanted real values, complex ones as two channels")
+
+
+def finite(what: str, value: Any, *, positive: bool = False) -> float:
+    """``value`` as a float.
+
+    Raises:
+        ValueError: If it is no finite number, or ``positive`` and not above 0; ``what`` is its name.
+    """
+    try:
+        number = math.nan if isinstance(value, str | bool) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = math.nan
+    if not math.isfinite(number) or (positive and number <= 0):
+        raise ValueError(f"{what} is {value!r}; wanted a {'positive' if positive else 'finite'} number")
+    return number
 
 
 def column(sigma: Tensor | float, x: Tensor) -> Tensor:

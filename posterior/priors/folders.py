@@ -62,9 +62,8 @@ def load_folder(folder: Path, condition: Condition | None, affine: Affine | None
     if not isinstance(channels, int):
         raise ValueError(f"{inner / 'config.json'}: in_channels is {channels!r}; wanted a number")
     channels -= condition.extra_channels if condition else 0
+    side = _side(config.get("sample_size"), inner / "config.json")
     network = read_network(inner, channels, channels, doubled=learned, condition=condition)
-    size = config.get("sample_size")
-    side = (size, size) if isinstance(size, int) or size is None else tuple(size)
     multiple = unet_multiple(config["block_out_channels"]) if "block_out_channels" in config else 1
     event_shape, name = (channels, *side), folder.name
     if not (folder / "vae").is_dir():
@@ -73,6 +72,16 @@ def load_folder(folder: Path, condition: Condition | None, affine: Affine | None
         raise ValueError(f"{folder} is a latent model, whose coordinates are those of its autoencoder; got field_range as well")
     autoencoder = _read_autoencoder(folder / "vae", channels)
     return LatentPrior(network, parameterisation, event_shape, autoencoder, multiple=multiple, name=name)
+
+
+def _side(size: Any, where: Path) -> tuple[int | None, int | None]:
+    """Height and width of the images that a network was trained on; None where it does not say."""
+    if size is None:
+        return None, None
+    sides = size if isinstance(size, list) else [size, size]
+    if len(sides) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sides):
+        raise ValueError(f"{where}: sample_size is {size!r}; wanted a positive whole number, or two")
+    return sides[0], sides[1]
 
 
 def write_scheduler(folder: Path, parameterisation: Parameterisation) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from posterior._resources import resource
 from posterior._tensors import write_tensors
-from posterior.priors.base import Affine
+from posterior.priors.base import Affine, finite
 from posterior.priors.coarse import CoarseDenoiser
 from posterior.priors.conditioning import Condition
 from posterior.priors.folders import WEIGHTS, load_folder, read_network, write_scheduler
@@ -284,8 +284,11 @@ def _load_ours(folder: Path) -> NetworkPrior:
         labels = read_labels(config, tables, event_shape)
         spread, local = read_spread(tables), read_local(tables, reference, event_shape)
         symmetries = checked(tuple(config.get("symmetries", ())), "symmetries")
-        low, high = map(float, config["sigma_range"])
-        rms = float(config["rms"])
+        sigma_range = _sigma_range(config["sigma_range"])
+        rms = finite("rms", config["rms"], positive=True)
+        units, card = config["units"], config["card"]
+        if not isinstance(units, str) or not isinstance(card, dict):
+            raise ValueError(f"units are a {type(units).__name__} and card a {type(card).__name__}; wanted text and an object")
         tables.finish()
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{folder / 'posterior.json'} is not understood: {error}") from error
@@ -297,16 +300,16 @@ def _load_ours(folder: Path) -> NetworkPrior:
         event_shape,
         affine=affine,
         coarse=_read_coarse(folder, config),
-        units=config["units"],
+        units=units,
         reference=reference,
         rms=rms,
-        sigma_range=(low, high),
+        sigma_range=sigma_range,
         labels=labels,
         climatology=climatology,
         symmetries=symmetries,
         multiple=unet_multiple(network.config["block_out_channels"]),
         name=folder.name,
-        card=config["card"],
+        card=card,
     )
     prior.spread, prior.local_spread = spread, local
     return prior
@@ -317,6 +320,8 @@ def _read_coarse(folder: Path, config: dict[str, Any]) -> CoarseDenoiser | None:
     about = config.get("coarse")
     if about is None:
         return None
+    if not isinstance(about, dict):
+        raise ValueError(f"{folder / 'posterior.json'}: coarse is a {type(about).__name__}; wanted an object with settings")
     where = folder / "coarse"
     if (lender := about.get("of")) is not None:
         if not isinstance(lender, str) or lender not in bundled_priors():
@@ -335,7 +340,7 @@ def _read_coarse(folder: Path, config: dict[str, Any]) -> CoarseDenoiser | None:
             tables = Tables(read_tensors(where / START), str(where / START))
             start = read_eofs(tables, _event_shape(about["start"]))
             tables.finish()
-        return CoarseDenoiser(prior, about["factor"], float(about["above"]), start)
+        return CoarseDenoiser(prior, about["factor"], finite("above", about["above"]), start)
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"{folder / 'posterior.json'} is not understood: {error}") from error
 
@@ -347,6 +352,15 @@ def _event_shape(sizes: Any) -> tuple[int, int | None, int | None]:
         if n is not None and not (isinstance(n, int) and 0 < n < 2**16):
             raise ValueError(f"event_shape is {sizes!r}; wanted positive sizes, or null for any")
     return tuple(sizes)
+
+
+def _sigma_range(ends: Any) -> tuple[float, float]:
+    if not isinstance(ends, list) or len(ends) != 2:
+        raise ValueError(f"sigma_range is {ends!r}; wanted two numbers")
+    low, high = (finite("sigma_range", end, positive=True) for end in ends)
+    if not low < high:
+        raise ValueError(f"sigma_range is {ends}; wanted two rising numbers")
+    return low, high
 
 
 def _parameterisation(settings: dict[str, Any], tables: Tables, reference: Reference | None) -> Parameterisation:

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posterior.priors.base import column
+from posterior.priors.base import column, finite
 from posterior.priors.reference import Reference
 
 Network = Callable[[Tensor, Tensor], Tensor]
@@ -134,7 +134,7 @@ class ContinuousVP(_VariancePreserving):
         prediction: "epsilon", "sample" or "v_prediction".
 
     Raises:
-        ValueError: If not 0 < beta_min <= beta_max or the prediction is of another type.
+        ValueError: If not 0 < beta_min <= beta_max, ``time_scale`` is not positive, or the prediction is of another type.
     """
 
     beta_min: float = 0.1
@@ -147,6 +147,7 @@ class ContinuousVP(_VariancePreserving):
         super().__post_init__()
         if not 0 < self.beta_min <= self.beta_max < math.inf:
             raise ValueError(f"beta from {self.beta_min} to {self.beta_max}: wanted 0 < beta_min <= beta_max")
+        finite("time_scale", self.time_scale, positive=True)
 
     def range(self) -> tuple[float, float]:
         """sigma at t = 1e-5, below which such networks are not trained, and at t = 1."""
@@ -213,7 +214,7 @@ class Velocity(Parameterisation):
             the denoiser, and with it every posterior, is then approximate: a UserWarning says so.
 
     Raises:
-        ValueError: If ``coupling`` is another word.
+        ValueError: If ``time_scale`` is not positive, or ``coupling`` is another word.
     """
 
     time_scale: float = 1000.0
@@ -222,6 +223,7 @@ class Velocity(Parameterisation):
     kind: ClassVar[str] = "velocity"
 
     def __post_init__(self) -> None:
+        finite("time_scale", self.time_scale, positive=True)
         _one_of("coupling", self.coupling, ("independent", "minibatch-ot"))
         if self.coupling == "minibatch-ot":
             text = "velocity of a minibatch-OT coupling: the noise depends on the data, so score and denoiser are approximate"
@@ -242,6 +244,9 @@ class EDM(Parameterisation):
     Args:
         sigma_data: Standard deviation of the training data.
         prediction: "epsilon" as above, or "v_prediction", diffusers' name for a network with the sign of c_out turned.
+
+    Raises:
+        ValueError: If ``sigma_data`` is not positive, or the prediction is of another type.
     """
 
     sigma_data: float = 1.0
@@ -249,6 +254,7 @@ class EDM(Parameterisation):
     kind: ClassVar[str] = "edm"
 
     def __post_init__(self) -> None:
+        finite("sigma_data", self.sigma_data, positive=True)
         _one_of("EDM prediction type", self.prediction, ("epsilon", "v_prediction"))
 
     def denoise(self, network: Network, x: Tensor, sigma: Tensor) -> Tensor:

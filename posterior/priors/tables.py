@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posterior.priors.base import Affine
+from posterior.priors.base import Affine, finite
 from posterior.priors.climatology import Climatology
 from posterior.priors.labels import Labels
 from posterior.priors.local import LocalSpread
@@ -146,15 +146,15 @@ def read_affine(config: dict[str, Any], tables: Tables, event_shape: tuple[int |
     values: dict[str, Tensor | float] = {}
     for name in ("scale", "shift"):
         if config[name] != "table":
-            values[name] = float(config[name])
+            values[name] = finite(name, config[name], positive=name == "scale")
             continue
         value = tables.take(f"affine.{name}")
         fits = value.ndim == len(event_shape) and all(g in (1, w) for g, w in zip(value.shape, event_shape, strict=True))
         if not fits:
             raise ValueError(f"{tables.where}: affine.{name} is {tuple(value.shape)}; the events are {event_shape}")
+        if name == "scale" and not (value > 0).all():
+            raise ValueError(f"{tables.where}: affine.scale is not positive")
         values[name] = value
-    if not (torch.as_tensor(values["scale"]) > 0).all() or not math.isfinite(float(torch.as_tensor(values["scale"]).sum())):
-        raise ValueError("scale: wanted positive numbers")
     return Affine(**values)
 
 
@@ -177,7 +177,10 @@ def read_reference(config: dict[str, Any], tables: Tables, event_shape: tuple[in
         return None
     frequencies = tables.take("reference.frequencies", (None,))
     rows = len(frequencies)
-    return RadialReference(frequencies, tables.take("reference.power", (rows,)), *_read_errors(tables, rows))
+    power = tables.take("reference.power", (rows,))
+    if rows < 2 or not (frequencies[0] >= 0 and (frequencies.diff() > 0).all() and (power > 0).all()):
+        raise ValueError(f"{tables.where}: reference.power is not positive at two or more rising reference.frequencies")
+    return RadialReference(frequencies, power, *_read_errors(tables, rows))
 
 
 def read_spread(tables: Tables) -> SpreadCorrection | None:

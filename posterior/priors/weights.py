@@ -19,6 +19,7 @@ from torch import Tensor
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PICKLES = (".pkl", ".pickle", ".p")
 CONTAINERS = {"collections OrderedDict", "collections defaultdict", "torch Size", "torch._utils _rebuild_parameter"}
 CONVERSION = (
@@ -46,11 +47,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
     Raises:
-        ValueError: If it is cut off or of another format.
+        ValueError: If it is a folder, cut off or of another format.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; wanted a safetensors file")
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -147,7 +150,7 @@ def build(make: Callable[[], _Module], state: dict[str, Tensor], where: str) -> 
     It is first built without memory, to compare every name and shape. Random numbers of the process are left alone.
 
     Raises:
-        ValueError: If a tensor is missing, superfluous, misshapen or not finite.
+        ValueError: If a tensor is missing, superfluous, misshapen, of another kind of number or not finite.
     """
     with torch.device("meta"):
         network = make()
@@ -168,6 +171,8 @@ def _compare(state: dict[str, Tensor], wanted: Mapping[str, Tensor], where: str)
     for name, tensor in state.items():
         if tensor.shape != wanted[name].shape:
             raise ValueError(f"{where}: {name} is {tuple(tensor.shape)}, wanted {tuple(wanted[name].shape)}")
+        if wanted[name].is_floating_point() and tensor.dtype not in FLOATS:
+            raise ValueError(f"{where}: {name} is {tensor.dtype}, wanted floating-point numbers of 16 bits or more")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{where}: {name} has values that are not finite")
 

@@ -167,6 +167,64 @@ class TestRefusals:
         edit_json(folder / "posterior.json", **{key: ...})
         refusal(ValueError, "posterior.json", key, folder=folder)
 
+    @pytest.mark.parametrize(
+        ("key", "value", "words"),
+        [
+            ("shift", float("nan"), "shift is nan; wanted a finite number"),
+            ("shift", float("inf"), "shift is inf; wanted a finite number"),
+            ("scale", "0.5", "scale is '0.5'; wanted a positive number"),
+            ("rms", float("nan"), "rms is nan; wanted a positive number"),
+            ("rms", -1, "rms is -1; wanted a positive number"),
+            ("sigma_range", [20, 0.01], r"sigma_range is \[20, 0.01\]; wanted two rising numbers"),
+            ("sigma_range", [-5, -1], "sigma_range is -5; wanted a positive number"),
+            ("sigma_range", [float("nan"), 1], "sigma_range is nan"),
+            ("sigma_range", 3, "sigma_range is 3; wanted two numbers"),
+            ("parameterisation", {"kind": "edm", "sigma_data": "abc"}, "sigma_data is 'abc'; wanted a positive number"),
+            ("parameterisation", {"kind": "edm", "sigma_data": float("nan")}, "sigma_data is nan"),
+            ("parameterisation", {"kind": "edm", "sigma_data": -1}, "sigma_data is -1"),
+            ("parameterisation", {"kind": "velocity", "time_scale": "a"}, "time_scale is 'a'"),
+            ("parameterisation", {"kind": "continuous-vp", "time_scale": [1]}, r"time_scale is \[1\]"),
+            ("units", [1], "units are a list .* wanted text"),
+            ("card", [1], "card a list; wanted text and an object"),
+            ("coarse", [1], "coarse is a list; wanted an object with settings"),
+            ("coarse", "x", "coarse is a str; wanted an object with settings"),
+        ],
+    )
+    def test_settings_that_are_no_numbers_or_no_sensible_ones(self, folder, key, value, words):
+        edit_json(folder / "posterior.json", **{key: value})
+        refusal(ValueError, re.escape(str(folder / "posterior.json")), words, folder=folder)
+
+    @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+    def test_weights_of_another_kind_of_number(self, folder, dtype):
+        edit_weights(folder, lambda s: s.update({"conv_out.bias": s["conv_out.bias"].to(dtype)}))
+        refusal(ValueError, rf"conv_out\.bias is {dtype}, wanted floating-point numbers", "safetensors", folder=folder)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"reference.power": lambda t: -t},
+            {"reference.frequencies": lambda t: t.flip(0).contiguous()},
+            {f"reference.{k}": lambda t: t[..., :1].clone() for k in ("frequencies", "power", "errors")},
+        ],
+        ids=["negative power", "descending frequencies", "one frequency"],
+    )
+    def test_spectrum_that_is_none(self, folder, change):
+        tables = load_file(folder / "tables.safetensors")
+        save_file(tables | {k: f(tables[k]) for k, f in change.items()}, folder / "tables.safetensors")
+        refusal(ValueError, "tables.safetensors: reference.power is not positive at two or more rising", folder=folder)
+
+    def test_tables_that_are_a_folder(self, folder):
+        (folder / "tables.safetensors").unlink()
+        (folder / "tables.safetensors").mkdir()
+        refusal(ValueError, "tables.safetensors is a folder", folder=folder)
+
+    @pytest.mark.parametrize("size", ["abc", [8], -3, 8.5, True, [8, 8.0]])
+    def test_sizes_of_images_that_are_none(self, folder, size):
+        (folder / "posterior.json").unlink()
+        edit_json(folder / "unet" / "config.json", in_channels=1, sample_size=size)
+        diffusers.EDMEulerScheduler().save_pretrained(folder / "scheduler")
+        refusal(ValueError, r"config\.json: sample_size is .*; wanted a positive whole number, or two", folder=folder)
+
     def test_unknown_format(self, folder):
         edit_json(folder / "posterior.json", format=99)
         refusal(ValueError, "format 99; this version reads 1", folder=folder)
