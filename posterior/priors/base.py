@@ -73,6 +73,16 @@ def finite(what: str, value: Any, *, positive: bool = False) -> float:
     return number
 
 
+def rising(what: str, ends: Any) -> tuple[float, float]:
+    """Two rising positive numbers of a list, as floats; `finite` says the rest."""
+    if not isinstance(ends, list) or len(ends) != 2:
+        raise ValueError(f"{what} is {ends!r}; wanted two numbers")
+    low, high = (finite(what, end, positive=True) for end in ends)
+    if not low < high:
+        raise ValueError(f"{what} is {ends}; wanted two rising numbers")
+    return low, high
+
+
 def column(sigma: Tensor | float, x: Tensor) -> Tensor:
     """``sigma``, a number, () or (B,), as (B or 1, 1, ..., 1) that broadcasts over the batch ``x``."""
     s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from posterior.priors.base import Affine
+from posterior.priors.base import Affine, finite, rising
 from posterior.priors.conditioning import Condition, Conditioned
 from posterior.priors.latent import LatentPrior
 from posterior.priors.network import NetworkPrior, unet_multiple
@@ -55,7 +55,7 @@ def load_folder(folder: Path, condition: Condition | None, affine: Affine | None
         if not needed.exists():
             raise FileNotFoundError(f"{folder} is not a prior: {needed.relative_to(folder)} is missing")
     scheduler = read_json(scheduler_file)
-    parameterisation = _from_scheduler(scheduler, scheduler_file)
+    parameterisation, sigma_range = _from_scheduler(scheduler, scheduler_file)
     config = read_json(inner / "config.json")
     learned = config.get("_class_name") == "DiTTransformer2DModel" or "learned" in str(scheduler.get("variance_type"))
     channels = config.get("in_channels")
@@ -65,13 +65,14 @@ def load_folder(folder: Path, condition: Condition | None, affine: Affine | None
     side = _side(config.get("sample_size"), inner / "config.json")
     network = read_network(inner, channels, channels, doubled=learned, condition=condition)
     multiple = unet_multiple(config["block_out_channels"]) if "block_out_channels" in config else 1
-    event_shape, name = (channels, *side), folder.name
+    event_shape = (channels, *side)
+    options: dict[str, Any] = {"sigma_range": sigma_range, "multiple": multiple, "name": folder.name}
     if not (folder / "vae").is_dir():
-        return NetworkPrior(network, parameterisation, event_shape, affine=affine, multiple=multiple, name=name)
+        return NetworkPrior(network, parameterisation, event_shape, affine=affine, **options)
     if affine is not None:
         raise ValueError(f"{folder} is a latent model, whose coordinates are those of its autoencoder; got field_range as well")
     autoencoder = _read_autoencoder(folder / "vae", channels)
-    return LatentPrior(network, parameterisation, event_shape, autoencoder, multiple=multiple, name=name)
+    return LatentPrior(network, parameterisation, event_shape, autoencoder, **options)
 
 
 def _side(size: Any, where: Path) -> tuple[int | None, int | None]:
@@ -84,7 +85,7 @@ def _side(size: Any, where: Path) -> tuple[int | None, int | None]:
     return sides[0], sides[1]
 
 
-def write_scheduler(folder: Path, parameterisation: Parameterisation) -> None:
+def write_scheduler(folder: Path, parameterisation: Parameterisation, sigma_range: tuple[float, float]) -> None:
     """Add what diffusers needs to draw from the folder, where it has a scheduler for this parameterisation."""
     import diffusers
 
@@ -107,7 +108,13 @@ def write_scheduler(folder: Path, parameterisation: Parameterisation) -> None:
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     elif isinstance(parameterisation, EDM):
         name = "EDMEulerScheduler"
-        settings = {"sigma_data": parameterisation.sigma_data, "prediction_type": parameterisation.prediction}
+        low, high = sigma_range
+        settings = {
+            "sigma_data": parameterisation.sigma_data,
+            "sigma_min": low,
+            "sigma_max": high,
+            "prediction_type": parameterisation.prediction,
+        }
     elif isinstance(parameterisation, Velocity) and not parameterisation.data_at_one and parameterisation.time_scale % 1 == 0:
         name = "FlowMatchEulerDiscreteScheduler"
         settings = {"num_train_timesteps": int(parameterisation.time_scale)}
@@ -116,14 +123,26 @@ def write_scheduler(folder: Path, parameterisation: Parameterisation) -> None:
     getattr(diffusers, name)(**settings).save_pretrained(folder / "scheduler")
 
 
-def _from_scheduler(scheduler: dict[str, Any], where: Path) -> Parameterisation:
+def _from_scheduler(scheduler: dict[str, Any], where: Path) -> tuple[Parameterisation, tuple[float, float]]:
+    """What the network predicts and the noise levels it is for."""
+    found = _predicted(scheduler, where)
+    if not isinstance(found, EDM):
+        return found, found.range()
+    ends = [scheduler.get(f"sigma_{end}", default) for end, default in zip(("min", "max"), found.range(), strict=True)]
+    try:
+        return found, rising("sigma_min, sigma_max", ends)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _predicted(scheduler: dict[str, Any], where: Path) -> Parameterisation:
     kind, prediction = scheduler.get("_class_name", ""), scheduler.get("prediction_type", "epsilon")
     steps = scheduler.get("num_train_timesteps", 1000)
     if not isinstance(steps, int) or not 1 < steps <= MOST_STEPS:
         raise ValueError(f"{where}: num_train_timesteps is {steps}; wanted a whole number up to {MOST_STEPS}")
     try:
         if kind == "EDMEulerScheduler":
-            return EDM(float(scheduler["sigma_data"]), prediction)
+            return EDM(finite("sigma_data", scheduler["sigma_data"]), prediction)
         if kind == "FlowMatchEulerDiscreteScheduler":
             return Velocity(float(steps))
         if kind in ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler"):

@@ -17,7 +17,7 @@ import torch
 
 from posterior._resources import resource
 from posterior._tensors import write_tensors
-from posterior.priors.base import Affine, finite
+from posterior.priors.base import Affine, finite, rising
 from posterior.priors.coarse import CoarseDenoiser
 from posterior.priors.conditioning import Condition
 from posterior.priors.folders import WEIGHTS, load_folder, read_network, write_scheduler
@@ -188,7 +188,7 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
         save_prior(prior.coarse.prior, target / "coarse", half=half)
         if prior.coarse.start is not None:
             write_tensors(write_eofs(prior.coarse.start, half), target / "coarse" / START)
-    write_scheduler(target, prior.parameterisation)
+    write_scheduler(target, prior.parameterisation, (prior.sigma_min, prior.sigma_max))
     (target / "posterior.json").write_text(described)
 
 
@@ -284,7 +284,7 @@ def _load_ours(folder: Path) -> NetworkPrior:
         labels = read_labels(config, tables, event_shape)
         spread, local = read_spread(tables), read_local(tables, reference, event_shape)
         symmetries = checked(tuple(config.get("symmetries", ())), "symmetries")
-        sigma_range = _sigma_range(config["sigma_range"])
+        sigma_range = rising("sigma_range", config["sigma_range"])
         rms = finite("rms", config["rms"], positive=True)
         units, card = config["units"], config["card"]
         if not isinstance(units, str) or not isinstance(card, dict):
@@ -352,15 +352,6 @@ def _event_shape(sizes: Any) -> tuple[int, int | None, int | None]:
         if n is not None and not (isinstance(n, int) and 0 < n < 2**16):
             raise ValueError(f"event_shape is {sizes!r}; wanted positive sizes, or null for any")
     return tuple(sizes)
-
-
-def _sigma_range(ends: Any) -> tuple[float, float]:
-    if not isinstance(ends, list) or len(ends) != 2:
-        raise ValueError(f"sigma_range is {ends!r}; wanted two numbers")
-    low, high = (finite("sigma_range", end, positive=True) for end in ends)
-    if not low < high:
-        raise ValueError(f"sigma_range is {ends}; wanted two rising numbers")
-    return low, high
 
 
 def _parameterisation(settings: dict[str, Any], tables: Tables, reference: Reference | None) -> Parameterisation:

@@ -242,6 +242,29 @@ class TestOurFoldersInDiffusers:
         wanted = 0.49 / (0.49 + sigma**2).reshape(-1, 1, 1, 1) * x
         torch.testing.assert_close(load_prior(folder).denoise(x, sigma), wanted, rtol=1e-5, atol=1e-5)
 
+    def test_noise_levels_of_edm_go_both_ways(self, tmp_path):
+        save_prior(NetworkPrior(make("unet"), EDM(0.7), (4, 8, 8), sigma_range=(0.1, 5.0), multiple=2), tmp_path)
+        scheduler = diffusers.EDMEulerScheduler.from_pretrained(tmp_path / "scheduler")
+        assert (scheduler.config.sigma_min, scheduler.config.sigma_max) == (0.1, 5.0)
+        (tmp_path / "posterior.json").unlink()
+        prior = load_prior(tmp_path)
+        assert (prior.sigma_min, prior.sigma_max) == (0.1, 5.0)
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"sigma_min": 6.0, "sigma_max": 5.0}, r"sigma_min, sigma_max is \[6.0, 5.0\]; wanted two rising"),
+            ({"sigma_max": "high"}, "is 'high'; wanted a positive number"),
+            ({"sigma_data": float("nan")}, "sigma_data is nan"),
+        ],
+    )
+    def test_noise_levels_of_edm_that_are_none(self, changes, words, tmp_path):
+        write(tmp_path, make("unet"), diffusers.EDMEulerScheduler())
+        path = tmp_path / "scheduler" / "scheduler_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        with pytest.raises(ValueError, match=words):
+            load_prior(tmp_path)
+
     def test_flow(self, tmp_path):
         folder = self.folder(Velocity(), tmp_path)
         scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
