@@ -24,7 +24,8 @@ class CoarseDenoiser:
     large network would have to learn at these levels, such as where in the image things are, a small one learns in minutes.
 
     Args:
-        prior: Of P x, images of a ``factor``-th of the size; its affine map leads to the standardised units of the fine prior.
+        prior: Of P x, images of a ``factor``-th of the size; its affine map, one number as scale and no shift, leads to the
+            standardised units of the fine prior.
         factor: Fine pixels in a coarse one, along each axis.
         above: Noise level from which it is used, standardised units of the fine prior.
 
@@ -33,7 +34,7 @@ class CoarseDenoiser:
             with, where fields are not stationary. None for the reference Gaussian's own lowest frequencies.
 
     Raises:
-        ValueError: If ``factor`` is no whole number above 1, or ``above`` is not below `sigma_max`.
+        ValueError: If ``factor`` is no whole number above 1, the affine map is another, or ``above`` is not below `sigma_max`.
 
     References:
         Jing, Corso, Berlinghieri, Jaakkola. Subspace diffusion generative models. 2022. arXiv:2205.01490.
@@ -47,6 +48,12 @@ class CoarseDenoiser:
     def __post_init__(self) -> None:
         if isinstance(self.factor, bool) or not isinstance(self.factor, int) or self.factor < 2:
             raise ValueError(f"coarse denoiser: factor is {self.factor!r}; wanted a whole number of at least 2")
+        affine = self.prior.affine
+        if torch.as_tensor(affine.scale).numel() != 1 or torch.as_tensor(affine.shift).count_nonzero():
+            raise ValueError(
+                f"coarse denoiser: the affine map of prior '{self.prior.name}' has a shift or a scale of many numbers; wanted "
+                "one number as scale and no shift"
+            )
         if not 0 < self.above < self.sigma_max:
             raise ValueError(f"coarse denoiser: above is {self.above}; wanted less than its sigma_max, {self.sigma_max:g}")
 

@@ -171,6 +171,13 @@ class TestFolder:
             found, want = (p.coarse.denoise(noisy, sigma, lender.reference) for p in (flow, lender))
         assert torch.equal(found, want) and flow.sigma_top == lender.sigma_top
 
+    @pytest.mark.parametrize("affine", [Affine(4.0, 5.0), Affine(torch.full((1, 4, 4), 4.0))], ids=["shift", "scale of many"])
+    def test_affine_maps_that_it_would_drop_are_refused(self, affine):
+        prior = make_coarse(False).prior
+        prior.affine = affine
+        with pytest.raises(ValueError, match="affine map of prior 'network' .* wanted one number as scale and no shift"):
+            CoarseDenoiser(prior, FACTOR, ABOVE)
+
     def test_needs_a_reference(self):
         with pytest.raises(ValueError, match="needs a reference Gaussian"):
             NetworkPrior(make_unet(), GaussianResidual(reference()), (1, None, None), coarse=make_coarse(False))
