@@ -12,6 +12,7 @@ from torch import Tensor
 from posterior.priors.base import Affine, Prior, column
 from posterior.priors.climatology import Climatology
 from posterior.priors.coarse import CoarseDenoiser
+from posterior.priors.conditioning import Conditioned
 from posterior.priors.labels import Labels
 from posterior.priors.parameterisations import Parameterisation
 from posterior.priors.reference import Reference
@@ -44,8 +45,8 @@ class NetworkPrior(Prior):
         card: Free-form facts kept with the prior (data, licence, pixel size).
 
     Raises:
-        ValueError: If labels do not fit the event shape, a symmetry is not known, or there is a ``coarse`` denoiser and no
-            reference.
+        ValueError: If labels do not fit the event shape, a symmetry is not known, there are symmetries and a network that is
+            told channels, which would not be turned with the field, or a ``coarse`` denoiser and no reference.
     """
 
     def __init__(
@@ -87,6 +88,11 @@ class NetworkPrior(Prior):
         self.calls = int(getattr(network, "calls", 1))
         self.coarse = coarse
         self.symmetries = checked(symmetries, f"prior '{name}'")
+        told = [part.told for part in network.modules() if isinstance(part, Conditioned)]
+        if self.symmetries and any(condition.channels is not None for condition in told):
+            raise ValueError(
+                f"prior '{name}': symmetries of a network that is told channels, which are not turned with the field"
+            )
         self._orientation: tuple[str, ...] = ()
         self.card = dict(card or {})
 
@@ -126,7 +132,7 @@ class NetworkPrior(Prior):
         pad_h, pad_w = (-h) % self.multiple, (-w) % self.multiple
         if pad_h or pad_w:
             inputs = torch.nn.functional.pad(inputs, (0, pad_w, 0, pad_h))
-        dtype = next(self.network.parameters()).dtype
+        dtype = next(self.network.parameters(), inputs).dtype
         if inputs.device.type == "cpu" and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         out = self.network(inputs.to(dtype), time.to(dtype))

@@ -5,6 +5,7 @@ import torch
 
 import operators
 import posterior
+from posterior.priors.conditioning import Condition, Conditioned
 from posterior.priors.loading import load_prior, save_prior
 from posterior.priors.network import NetworkPrior
 from posterior.priors.parameterisations import EDM
@@ -61,6 +62,22 @@ def test_a_prior_without_symmetries_stays_as_it_is():
 def test_a_symmetry_that_is_not_known_is_refused():
     with pytest.raises(ValueError, match="prior 'network': symmetry 'rotate'; known: flip-x, flip-y, transpose"):
         NetworkPrior(make_unet(), EDM(), (1, 8, 8), symmetries=("rotate",))
+
+
+def test_channels_that_would_not_be_turned_are_refused():
+    told = Conditioned(make_unet(2), Condition(channels=fields(1, 8, 8)))
+    with pytest.raises(ValueError, match="prior 'network': symmetries of a network that is told channels"):
+        NetworkPrior(told, EDM(), (1, 8, 8), symmetries=("flip-x",))
+    assert NetworkPrior(told, EDM(), (1, 8, 8)).symmetries == ()
+
+
+def test_a_network_without_parameters_is_asked_in_the_precision_of_the_field():
+    class Nothing(torch.nn.Module):
+        def forward(self, x, time):
+            return 0 * x
+
+    x = fields(2, 1, 8, 8).double()
+    torch.testing.assert_close(NetworkPrior(Nothing(), EDM(), (1, 8, 8)).denoise(x, 1.0), x / 2)
 
 
 def test_symmetries_travel_with_the_prior(tmp_path):
