@@ -174,7 +174,8 @@ class Covariance:
     def given(self, sigma: Tensor | float) -> Covariance:
         """Covariance of x0 given x0 + sigma eps; ``sigma`` a scalar."""
         s2 = torch.as_tensor(sigma, dtype=self.eigenvalues.dtype) ** 2
-        return Covariance(self.basis, self.eigenvalues * s2 / (self.eigenvalues + s2).clamp_min(1e-30))
+        total = self.eigenvalues + s2
+        return Covariance(self.basis, self.eigenvalues * s2 / torch.where(total > 0, total, 1.0))
 
     def plus_white(self, variance: Tensor | float) -> Covariance:
         """``C + variance I``."""
@@ -306,8 +307,8 @@ def covariance_of(event_shape: tuple[int, ...], cov: Tensor, owner: str = "Gauss
     Args:
         event_shape: Shape of one field.
         cov: Either (n, n) with n = prod(event_shape), symmetric positive semi-definite, or the spectrum of a
-            stationary field: the variance of each coefficient of the orthonormal FFT over the spectrum's own
-            axes, which must be the last axes of the event.
+            stationary field, over the last axes of the event: the variance of each coefficient of the orthonormal FFT
+            over two axes at most (the last two), for each slice along the others, which are independent of each other.
         owner: Who asks, for errors.
         name: What they call ``cov``.
 

@@ -120,6 +120,13 @@ def test_zero_eigenvalues_stay_zero():
     assert torch.isfinite(cov.given(0.0).apply(v)).all()
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-16, 1e-20])
+def test_small_units_are_as_good_as_others(scale):
+    cov = Covariance(FourierBasis(1), torch.tensor([scale**2, 0.0], dtype=torch.float64))
+    assert cov.given(scale).eigenvalues.tolist() == pytest.approx([scale**2 / 2, 0.0], rel=1e-9, abs=0)
+    assert cov.given(0.0).eigenvalues.tolist() == [0.0, 0.0]
+
+
 def test_rounding_below_zero_is_cut():
     direction = torch.linalg.qr(normal(5, 5))[0][:, :1]
     cov = covariance_of((5,), direction @ direction.T)
