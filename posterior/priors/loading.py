@@ -287,8 +287,9 @@ def _load_ours(folder: Path) -> NetworkPrior:
         sigma_range = rising("sigma_range", config["sigma_range"])
         rms = finite("rms", config["rms"], positive=True)
         units, card = config["units"], config["card"]
-        if not isinstance(units, str) or not isinstance(card, dict):
-            raise ValueError(f"units are a {type(units).__name__} and card a {type(card).__name__}; wanted text and an object")
+        for key, value, kind, wanted in (("units", units, str, "text"), ("card", card, dict, "an object")):
+            if not isinstance(value, kind):
+                raise ValueError(f"{key} is {value!r:.60}; wanted {wanted}")
         tables.finish()
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{folder / 'posterior.json'} is not understood: {error}") from error
