@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -48,6 +48,9 @@ from posterior.priors.tables import (
     write_tables,
 )
 from posterior.priors.weights import read_json, read_tensors
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d import UNet2DModel
 
 FORMAT = 1
 START = "start.safetensors"
@@ -170,7 +173,7 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
             its card or coordinates are no JSON.
         ValueError: If the prior stands at a date, or its reference is not that of its parameterisation.
     """
-    tensors, described = _content(prior, half)
+    net, tensors, described = _content(prior, half)
     if prior.coarse is not None:
         _content(prior.coarse.prior, half)
     target = Path(folder)
@@ -178,9 +181,9 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
     (target / "unet").mkdir(parents=True, exist_ok=True)
     # Until all is written no prior, and yet a folder of ours, that the next one clears.
     (target / "posterior.json").write_text("{}\n")
-    prior.network.save_config(target / "unet")
+    net.save_config(target / "unet")
     dtype = torch.float16 if half else torch.float32
-    network = {k: v.to(dtype) for k, v in prior.network.state_dict().items()}
+    network = {k: v.to(dtype) for k, v in net.state_dict().items()}
     write_tensors(network, target / "unet" / WEIGHTS, metadata={"format": "pt"})
     if tensors:
         write_tensors(tensors, target / "tables.safetensors")
@@ -192,8 +195,8 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
     (target / "posterior.json").write_text(described)
 
 
-def _content(prior: NetworkPrior, half: bool) -> tuple[dict[str, torch.Tensor], str]:
-    """Tables and the text of posterior.json; what cannot be saved is refused here, before anything is written."""
+def _content(prior: NetworkPrior, half: bool) -> tuple[UNet2DModel, dict[str, torch.Tensor], str]:
+    """Network, tables and the text of posterior.json; what cannot be saved is refused here, before anything is written."""
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     if not isinstance(prior, NetworkPrior):
@@ -229,7 +232,7 @@ def _content(prior: NetworkPrior, half: bool) -> tuple[dict[str, torch.Tensor], 
         if prior.coarse.start is not None:
             config["coarse"]["start"] = list(prior.coarse.start.shape)
     try:
-        return tensors, json.dumps(config, indent=2) + "\n"
+        return prior.network, tensors, json.dumps(config, indent=2) + "\n"
     except TypeError as error:
         raise TypeError(f"save_prior: the card or the coordinates of prior '{prior.name}' are no JSON: {error}") from error
 
@@ -242,9 +245,10 @@ def _same_gaussian(a: Reference | None, b: Reference) -> bool:
         pairs = [(a.frequencies, b.frequencies), (a.power, b.power)]
     elif isinstance(a, EOFReference) and isinstance(b, EOFReference) and a.shape == b.shape:
         pairs = [(a.vectors, b.vectors), (a.variances, b.variances), (torch.tensor(a.rest), torch.tensor(b.rest))]
+        pairs.append((a.exists(), b.exists()))
     else:
         return False
-    return all(x.shape == y.shape and torch.allclose(x.cpu().double(), y.cpu().double(), rtol=1e-6) for x, y in pairs)
+    return all(x.shape == y.shape and torch.allclose(x.cpu().double(), y.cpu().double(), rtol=1e-6, atol=0) for x, y in pairs)
 
 
 def _clear(folder: Path) -> None:

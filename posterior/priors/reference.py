@@ -296,6 +296,10 @@ class EOFReference(MeasuredReference):
         """See `MeasuredReference.with_errors`."""
         return replace(self, sigmas=sigmas, errors=errors)
 
+    def exists(self) -> Tensor:
+        """The mask, (*shape) boolean; True everywhere where there is none."""
+        return torch.ones(self.shape, dtype=torch.bool) if self.mask is None else self.mask
+
     def covariance(self, event_shape: tuple[int, ...]) -> Covariance:
         """C; events of other shapes are refused."""
         if tuple(event_shape) != self.shape:

@@ -127,7 +127,8 @@ def write_tables(
 def write_eofs(reference: EOFReference, half: bool, known: Tensor | None = None) -> dict[str, Tensor]:
     """The tensors of an EOF reference; with ``half`` its vectors in float16, and its mask where it is not the ``known`` one."""
     vectors, mask = reference.vectors, reference.mask
-    there, said = (torch.ones(reference.shape, dtype=torch.bool) if m is None else m.cpu() for m in (mask, known))
+    there = reference.exists().cpu()
+    said = torch.ones_like(there) if known is None else known.cpu()
     if mask is not None:  # only points that exist
         vectors = vectors[mask.flatten()]
     found = {

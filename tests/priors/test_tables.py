@@ -1,5 +1,6 @@
 """Masks and coordinates that travel with a prior."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from posterior.priors.base import Affine
 from posterior.priors.coarse import CoarseDenoiser
 from posterior.priors.labels import Labels
 from posterior.priors.loading import load_prior, save_prior
+from posterior.priors.parameterisations import GaussianResidual
 from posterior.priors.reference import EOFReference
 from tests.priors.made_priors import fields, make_prior, reference
 
@@ -39,6 +41,17 @@ def test_a_reference_keeps_its_own_mask(own, labelled, tmp_path):
     assert own is None or torch.equal(found.reference.mask, own)
     if labels is not None and labelled is not None:
         assert torch.equal(found.labels.mask, labelled)
+
+
+def test_a_residual_on_a_gaussian_of_other_points_is_refused(tmp_path):
+    own = eofs(SEA)
+    prior = make_prior("gaussian-residual", reference=dataclasses.replace(own, mask=None))
+    prior.parameterisation = GaussianResidual(own)
+    with pytest.raises(ValueError, match="another Gaussian than that of its parameterisation"):
+        save_prior(prior, tmp_path / "p")
+    prior.reference = own.with_errors(torch.tensor([0.1, 1.0]).double(), torch.ones(2, 6).double())
+    save_prior(prior, tmp_path / "p")
+    assert load_prior(tmp_path / "p").reference.measured
 
 
 def test_what_coarse_images_begin_with_keeps_its_mask(tmp_path):
