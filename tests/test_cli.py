@@ -9,6 +9,7 @@ import pytest
 import rich.progress  # noqa: F401  importing it draws from `random`, which a test's body may not
 import torch
 import typer
+import xarray as xr
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -192,6 +193,25 @@ def test_reconstruct_other_formats_and_options(here, tmp_path, array, prior_fold
     assert sorted(p.name for p in here.iterdir()) == ["a.nc", "a.png", "b.nc", "b.png"]
 
 
+def test_the_result_says_what_was_reconstructed_from_which_files(here, tmp_path, array, prior_folder):
+    """And slices of one file do not replace each other."""
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["kspace"] = np.stack([2 * array, array])
+    np.save(tmp_path / "maps.npy", birdcage_maps(COILS, (SIZE, SIZE)).numpy())
+    np.save(tmp_path / "mask.npy", (array != 0).any((0, 1)))
+    common = ["reconstruct", tmp_path / "scan.h5", "--prior", prior_folder, *QUICK, "--noise", 3.6]
+    given = ["--maps", tmp_path / "maps.npy", "--mask", tmp_path / "mask.npy"]
+    for options in (["--slice", 0], ["--slice", -1, *given], []):
+        assert _run(*common, *options).exit_code == 0
+    names = ["scan-posterior.nc", "scan-slice-0-posterior.nc", "scan-slice-1-posterior.nc"]
+    assert sorted(p.name for p in here.glob("*.nc")) == names
+    with xr.open_datatree(here / names[2], engine="h5netcdf") as tree:
+        facts = {"slice": "1 of 2, from 0", "mask": str(tmp_path / "mask.npy"), "maps": str(tmp_path / "maps.npy")}
+        assert {name: tree["mri"].attrs[name] for name in facts} == facts
+    with xr.open_datatree(here / names[1], engine="h5netcdf") as tree:
+        assert tree["mri"].attrs["slice"] == "0 of 2, from 0" and not {"mask", "maps"} & set(tree["mri"].attrs)
+
+
 def test_same_seed_same_result_and_checkpoint(here, npy, prior_folder):
     common = ["reconstruct", npy, "--prior", prior_folder, *QUICK]
     assert _run(*common, "--output", "a.nc", "--checkpoint", "kept.safetensors").exit_code == 0
@@ -270,6 +290,11 @@ def test_one_coil_where_maps_have_eight(here, tmp_path, array, prior_folder):
     np.save(tmp_path / "maps.npy", birdcage_maps(8, (SIZE, SIZE)).numpy())
     result = _run("reconstruct", tmp_path / "one.npy", "--maps", tmp_path / "maps.npy", "--prior", prior_folder)
     _refused(result, here, "coil maps are of 8 coils", "one.npy has 1")
+
+
+def test_selections_that_make_no_sense(here, npy):
+    _refused(_run("reconstruct", npy, "--select", "repetition"), here, "--select is 'repetition'; wanted NAME=NUMBER")
+    _refused(_run("reconstruct", npy, "--select", "repetition=0"), here, "scan.npy", "wanted ISMRMRD raw data")
 
 
 def test_mask_of_the_wrong_length(here, tmp_path, npy):

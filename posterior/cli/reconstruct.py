@@ -24,10 +24,17 @@ def reconstruct(
     seed: options.Seed = 0,
     output: Annotated[
         Path | None,
-        typer.Option(help="NetCDF file to write, FILE's name with -posterior.nc here if not given; and a .png."),
+        typer.Option(
+            help="NetCDF file to write, and a .png; if not given FILE's name, -slice-N for a slice given of several, "
+            "what --select says, and -posterior.nc, here."
+        ),
     ] = None,
     slice_index: Annotated[
         int | None, typer.Option("--slice", help="Slice to reconstruct, from 0; the middle one if not given.")
+    ] = None,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=NUMBER, as repetition=0, of what ISMRMRD data hold several of; may be repeated."),
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="Use only the samples that this .npy, (kx,) or (ky, kx), marks.")] = None,
     maps: Annotated[Path | None, typer.Option(help="Coil maps, complex .npy (coils, ky, kx); estimated if not given.")] = None,
@@ -43,13 +50,19 @@ def reconstruct(
 ) -> None:
     """Reconstruct a slice of multi-coil k-space, with an uncertainty map."""
     sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint, device)
-    output = Path(f"{file.stem}-posterior.nc") if output is None else output
     with one_sentence():
-        check_output(output)
+        if output is not None:
+            check_output(output)
         import posterior
         from posterior.io.kspace import read_array, read_kspace
 
-        kspace = read_kspace(file, slice_index)
+        chosen = _selected(select)
+        kspace = read_kspace(file, slice_index, chosen)
+        if output is None:
+            parts = [] if slice_index is None or "slice" not in kspace.facts else [f"slice-{kspace.slice_index}"]
+            parts += [f"{name}-{number}" for name, number in sorted(chosen.items())]
+            output = Path("-".join([file.stem, *parts, "posterior.nc"]))
+            check_output(output)
         if mask is not None:
             kspace = kspace.with_mask(read_array(mask, "a mask (kx,) or (ky, kx)"), str(mask))
         given = None if maps is None else read_array(maps, "coil maps (coils, ky, kx)")
@@ -57,5 +70,13 @@ def reconstruct(
         from posterior.recipes.mri import prepare
 
         with notes():
-            problem = prepare(kspace, maps=given, noise=noise, coils=coils)
+            problem = prepare(kspace, maps=given, maps_source=str(maps), noise=noise, coils=coils)
         run(problem, network, sampling, output, check)
+
+
+def _selected(given: list[str] | None) -> dict[str, int]:
+    pairs = [text.partition("=") for text in given or []]
+    for name, sign, number in pairs:
+        if not (name and number.isascii() and number.isdigit()):
+            raise ValueError(f"--select is {name + sign + number!r}; wanted NAME=NUMBER, such as repetition=0")
+    return {name: int(number) for name, _, number in pairs}

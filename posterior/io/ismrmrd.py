@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from posterior.io._files import first_line, must_exist, needs
-from posterior.io.kspace import KSpace, KSpaceError, pick_slice, pixel_size
+from posterior.io.kspace import KSpace, KSpaceError, pick_slice, pixel_size, slice_facts
 
 if TYPE_CHECKING:
     import h5py
@@ -43,7 +43,7 @@ def read_ismrmrd(path: str | Path, slice_index: int | None = None, select: Mappi
         path: HDF5 file with a group that holds ``xml`` and ``data``.
         slice_index: Slice to read, from 0; negative counts from the end; None for the middle one.
         select: Which ``contrast``, ``phase``, ``repetition`` or ``set`` to read where the file holds several:
-            ``{"repetition": 0}``.
+            ``{"repetition": 0}``; or the one ``average`` to read, in place of their mean.
 
     Raises:
         KSpaceError: If the file is missing, truncated or not such data; if it is not Cartesian or not 2-D; if it holds
@@ -63,9 +63,11 @@ def read_ismrmrd(path: str | Path, slice_index: int | None = None, select: Mappi
     keep &= ~_flagged(heads, ("ACQ_IS_NOISE_MEASUREMENT",)) & (heads["encoding_space_ref"] == 0)
     if not keep.any():
         raise KSpaceError(f"{path}: none of {len(heads)} readouts is a sample of the image; wanted at least one")
-    keep &= _loops(heads, keep, dict(select or {}), path)
+    chosen, facts = _loops(heads, keep, dict(select or {}), path)
+    keep &= chosen
     counters = heads["idx"]
-    index = pick_slice(int(counters["slice"][keep].max()) + 1, slice_index, path)
+    slices = int(counters["slice"][keep].max()) + 1
+    index = pick_slice(slices, slice_index, path)
     keep &= counters["slice"] == index
     if not keep.any():
         raise KSpaceError(f"{path}: slice {index} has no readouts; wanted at least one")
@@ -81,6 +83,7 @@ def read_ismrmrd(path: str | Path, slice_index: int | None = None, select: Mappi
         voxel_size=pixel_size((view.x, view.y), data),
         recon_size=(size.x, size.y) if min(size.x, size.y) > 0 else None,
         attributes=_facts(header),
+        facts={**slice_facts(index, slices), **facts},
     )
 
 
@@ -169,19 +172,26 @@ def _flagged(heads: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     return (heads["flags"] & np.uint64(bits)) != 0
 
 
-def _loops(heads: np.ndarray, keep: np.ndarray, select: dict[str, int], path: Path) -> np.ndarray:
-    unknown = set(select) - set(_LOOPS)
+def _loops(heads: np.ndarray, keep: np.ndarray, select: dict[str, int], path: Path) -> tuple[np.ndarray, dict[str, str]]:
+    """Which readouts are of the loops selected, and what was chosen where there is a choice."""
+    known = (*_LOOPS, "average")
+    unknown = [name for name in select if name not in known]
     if unknown:
-        raise KSpaceError(f"{path}: select has {sorted(unknown)[0]!r}; wanted one of {', '.join(_LOOPS)}")
-    chosen = np.ones_like(keep)
-    for loop in _LOOPS:
+        raise KSpaceError(f"{path}: select has {unknown[0]!r}; wanted one of {', '.join(known)}")
+    chosen, facts = np.ones_like(keep), {}
+    for loop in known:
         there = np.unique(heads["idx"][loop][keep]).tolist()
         if loop in select and select[loop] not in there:
-            raise KSpaceError(f"{path}: has no {loop} {select[loop]} but {there}")
-        if loop not in select and len(there) > 1:
-            raise KSpaceError(f"{path}: holds {len(there)} {loop}s; say which with select={{{loop!r}: {there[0]}}}")
-        chosen &= heads["idx"][loop] == select.get(loop, there[0])
-    return chosen
+            raise KSpaceError(f"{path}: has no {loop} {select[loop]} but {', '.join(map(str, there))}")
+        if loop not in select and loop in _LOOPS and len(there) > 1:
+            raise KSpaceError(
+                f"{path}: holds {len(there)} {loop}s, {there[0]} to {there[-1]}; say which with "
+                f"select={{{loop!r}: {there[0]}}} or --select {loop}={there[0]}"
+            )
+        if loop in select:
+            chosen &= heads["idx"][loop] == select[loop]
+            facts |= {loop: f"{select[loop]} of {len(there)}"} if len(there) > 1 else {}
+    return chosen, facts
 
 
 def _grid(encoding: Any, readouts: list[Any], path: Path) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -46,6 +47,7 @@ class KSpace:
         reference: Magnitude image that the file's makers reconstructed from all samples (H, W), or None.
         recon_size: Image size (H, W) after removing readout oversampling, or None where the file has none.
         attributes: What else the file says, as text and numbers.
+        facts: What was chosen of the file, and with which mask: words for people.
 
     Raises:
         KSpaceError: If the data are not 3-D and complex, hold NaN or infinity or only zeros, or if the mask
@@ -60,6 +62,7 @@ class KSpace:
     reference: Tensor | None = None
     recon_size: tuple[int, int] | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = tuple(self.data.shape)
@@ -95,7 +98,7 @@ class KSpace:
 
         Args:
             mask: Non-zero where measured: (kx,) for whole lines, or (ky, kx).
-            source: What errors call the mask.
+            source: What errors and `facts` call the mask, such as its file.
 
         Raises:
             KSpaceError: If the mask has another shape, holds NaN, or keeps no measured sample.
@@ -103,7 +106,7 @@ class KSpace:
         keep = _fit_mask(mask, tuple(self.data.shape[1:]), source, self.source) & self.mask
         if not keep.any():
             raise KSpaceError(f"{source}: marks no sample that {self.source} measured; wanted at least one")
-        return replace(self, data=self.data * keep, mask=keep)
+        return replace(self, data=self.data * keep, mask=keep, facts={**self.facts, "mask": source})
 
     def without_oversampling(self) -> KSpace:
         """Cut the field of view to `recon_size` along a fully sampled readout; as it is where there is none.
@@ -124,7 +127,7 @@ class KSpace:
         return replace(self, data=data, mask=lines.expand(data.shape[1:]).clone())
 
 
-def read_kspace(path: str | Path, slice_index: int | None = None) -> KSpace:
+def read_kspace(path: str | Path, slice_index: int | None = None, select: Mapping[str, int] | None = None) -> KSpace:
     """One slice of Cartesian k-space from a file.
 
     Args:
@@ -133,23 +136,32 @@ def read_kspace(path: str | Path, slice_index: int | None = None) -> KSpace:
             `posterior.io.ismrmrd.read_ismrmrd`; BART's ``.cfl`` or ``.hdr``, dimensions
             (read, phase 1, phase 2, coil, ..., slice at 13).
         slice_index: Slice to read, from 0; negative counts from the end; None for the middle one.
+        select: Which repetition and the like of ISMRMRD raw data to read; see `posterior.io.ismrmrd.read_ismrmrd`.
 
     Raises:
-        KSpaceError: If the file is missing, truncated or not k-space; one sentence says what was wanted.
+        KSpaceError: If the file is missing, truncated or not k-space, or ``select`` is given for another format; one sentence
+            says what was wanted.
     """
     path = Path(path)
+    hdf5 = partial(_read_hdf5, select=select)
     readers: dict[str, Callable[[Path, int | None], KSpace]] = {
         ".npy": _read_npy,
-        ".h5": _read_hdf5,
-        ".hdf5": _read_hdf5,
-        ".mrd": _read_hdf5,
+        ".h5": hdf5,
+        ".hdf5": hdf5,
+        ".mrd": hdf5,
         ".cfl": _read_bart,
         ".hdr": _read_bart,
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise KSpaceError(f"{path}: k-space files end in {', '.join(readers)}; got {path.suffix or 'no ending'!r}")
+    if select and reader is not hdf5:
+        raise _no_loops(path, select)
     return reader(path, slice_index)
+
+
+def _no_loops(path: Path, select: Mapping[str, int]) -> KSpaceError:
+    return KSpaceError(f"{path}: no {next(iter(select))} can be selected; wanted ISMRMRD raw data, which number them")
 
 
 def read_array(path: str | Path, what: str) -> np.ndarray:
@@ -183,7 +195,7 @@ def _read_npy(path: Path, slice_index: int | None) -> KSpace:
     return KSpace(data, _nonzero(data), source=path.name)
 
 
-def _read_hdf5(path: Path, slice_index: int | None) -> KSpace:
+def _read_hdf5(path: Path, slice_index: int | None, select: Mapping[str, int] | None) -> KSpace:
     import h5py
 
     from posterior.io.ismrmrd import find_group, read_ismrmrd
@@ -192,8 +204,10 @@ def _read_hdf5(path: Path, slice_index: int | None) -> KSpace:
     try:
         with h5py.File(path, "r") as file:
             if "kspace" in file or find_group(file) is None:
+                if select:
+                    raise _no_loops(path, select)
                 return _fastmri_slice(file, path, slice_index)
-        return read_ismrmrd(path, slice_index)
+        return read_ismrmrd(path, slice_index, select)
     except OSError as error:
         raise KSpaceError(f"{path}: not a complete HDF5 file ({first_line(error)}); wanted fastMRI k-space") from error
 
@@ -234,6 +248,7 @@ def _fastmri_slice(file: h5py.File, path: Path, slice_index: int | None) -> KSpa
         reference=reference,
         recon_size=recon_size,
         attributes={name: _plain(value) for name, value in file.attrs.items()},
+        facts=slice_facts(index, dataset.shape[0]),
     )
 
 
@@ -283,7 +298,9 @@ def _read_bart(path: Path, slice_index: int | None) -> KSpace:
     array = array.reshape(*shape[:4], -1, order="F")[..., index]
     plane = array.squeeze(next((axis for axis in (2, 1, 0) if shape[axis] == 1), 2))
     data = _to_complex(np.moveaxis(plane, -1, 0), path)
-    return KSpace(data, _nonzero(data), source=path.name, slice_index=index if shape[_BART_SLICE] > 1 else None)
+    count = shape[_BART_SLICE]
+    several = index if count > 1 else None
+    return KSpace(data, _nonzero(data), source=path.name, slice_index=several, facts=slice_facts(index, count))
 
 
 def _bart_shape(header: Path) -> tuple[int, ...]:
@@ -304,6 +321,11 @@ def pick_slice(count: int, slice_index: int | None, path: Path) -> int:
     if not -count <= slice_index < count:
         raise KSpaceError(f"{path}: slice {slice_index} is out of range; the file has {count}, from 0")
     return slice_index % count
+
+
+def slice_facts(index: int, count: int) -> dict[str, str]:
+    """Which slice was read, where the file has several."""
+    return {"slice": f"{index} of {count}, from 0"} if count > 1 else {}
 
 
 def _to_complex(array: np.ndarray, path: Path) -> Tensor:

@@ -110,7 +110,9 @@ def test_slices(writer):
 def test_averages_are_averaged(writer):
     two = _kspace(2, COILS, HEIGHT, WIDTH)
     writer.add_lines(two[0], average=0).add_lines(two[1], average=1)
-    assert np.allclose(read_ismrmrd(writer.write()).data.numpy(), two.mean(0), atol=1e-6)
+    path = writer.write()
+    assert np.allclose(read_ismrmrd(path).data.numpy(), two.mean(0), atol=1e-6)
+    assert np.array_equal(read_ismrmrd(path, select={"average": 1}).data.numpy(), two[1])
 
 
 def test_reversed_partial_and_padded_readouts(writer):
@@ -138,10 +140,11 @@ def test_noise_has_the_bandwidth_of_the_image(writer):
 def test_several_repetitions_have_to_be_told_apart(writer, refused):
     two = _kspace(2, COILS, HEIGHT, WIDTH)
     path = writer.add_lines(two[0], repetition=0).add_lines(two[1], repetition=1).write()
-    refused(KSpaceError, ["raw.h5", "holds 2 repetitions", "select="], read_kspace, path)
+    refused(KSpaceError, ["raw.h5", "holds 2 repetitions, 0 to 1", "--select repetition=0"], read_kspace, path)
     refused(KSpaceError, ["has no repetition 2 but"], read_ismrmrd, path, select={"repetition": 2})
     refused(KSpaceError, ["select has 'echo'", "wanted one of contrast"], read_ismrmrd, path, select={"echo": 2})
-    assert np.array_equal(read_ismrmrd(path, select={"repetition": 1}).data.numpy(), two[1])
+    second = read_kspace(path, select={"repetition": 1})
+    assert np.array_equal(second.data.numpy(), two[1]) and second.facts == {"repetition": "1 of 2"}
 
 
 def test_not_cartesian(tmp_path, refused):

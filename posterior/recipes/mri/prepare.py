@@ -19,6 +19,7 @@ def prepare(
     kspace: KSpace,
     *,
     maps: Tensor | np.ndarray | None = None,
+    maps_source: str | None = None,
     noise: Tensor | float | None = None,
     coils: int | None = 8,
     calibration: int = 24,
@@ -35,6 +36,7 @@ def prepare(
 
     Other arguments:
         maps: Sensitivities of the file's coils (coils, H, W), complex, in place of ESPIRiT.
+        maps_source: Where the maps come from, such as their file, for the facts of the result.
         noise: Standard deviation of the real and of the imaginary part in file units, one number, or the
             covariance of the coils (coils, coils), in place of the estimate.
         coils: Compress to this many virtual coils where there are more; None for no compression.
@@ -88,8 +90,10 @@ def prepare(
         source=kspace.source,
         voxel_size=kspace.voxel_size,
         facts={
+            **kspace.facts,
             "coils": f"{shape[0]}" + (f", compressed to {data.shape[0]}" if data.shape[0] < shape[0] else ""),
             "coil maps": how,
+            **({} if given is None or maps_source is None else {"maps": maps_source}),
             "noise": f"{sigma:.4g} (file units)" + (", estimated" if noise is None else ", given"),
             "sampled": f"{100 * kspace.sampled:.1f} %",
         },
