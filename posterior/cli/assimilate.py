@@ -132,18 +132,23 @@ def _units(given: list[str] | None) -> dict[str, str] | None:
 
 def _fields(path: Path, prior: Prior, time: np.datetime64) -> Tensor:
     """Fields of the calendar window in a file, on the prior's grid."""
-    import numpy as np
     import torch
 
     from posterior.io import open_fields
+    from posterior.io.axes import on_grid
     from posterior.recipes.weather import calendar_window
-    from posterior.recipes.weather.problem import grid_of
+    from posterior.recipes.weather.problem import ALIASES, grid_of, standard_name
 
     grid = grid_of(prior)
-    field = open_fields(path, units=prior.units, chunks=None, rename=True).transpose("time", "latitude", "longitude")
-    for what in ("latitude", "longitude"):
-        if not np.array_equal(field[what].values, getattr(grid, what)):
-            raise ValueError(f"{path}: its {what}s are not those of prior '{prior.name}'")
+    labels, standard = prior.labels, standard_name(prior)
+    names = [standard, *([labels.name] if labels else []), *ALIASES.get(standard, ())]
+    field = open_fields(path, known_as=names, units=prior.units, chunks=None, rename=True).squeeze()
+    if set(field.dims) != {"time", "latitude", "longitude"}:
+        raise ValueError(f"{path}: {field.name!r} has axes {dict(field.sizes)}; wanted time, latitude and longitude")
+    if field["time"].dtype.kind != "M":
+        raise ValueError(f"{path}: the calendar of its times is {field['time'].dt.calendar!r}; wanted the standard one")
+    field = on_grid(field, grid.latitude, grid.longitude, str(path), f"prior '{prior.name}'")
+    field = field.transpose("time", "latitude", "longitude")
     inside = calendar_window(field["time"].values, time, 15)
     if inside.sum() < 2:
         raise ValueError(

@@ -32,6 +32,7 @@ _STANDARD_NAMES = {
     "latitude": ("latitude",),
     "longitude": ("longitude",),
 }
+_CLOSE = 1e-4  # degrees: about what coordinates in single precision are off by
 _UNITS = {
     "latitude": ("degrees_north", "degree_north", "degrees_N", "degree_N"),
     "longitude": ("degrees_east", "degree_east", "degrees_E", "degree_E"),
@@ -72,7 +73,7 @@ def _match(field: DataArray, role: str, names: list[str]) -> str | None:
 
 
 def check_axes(field: DataArray, source: str) -> None:
-    """Raise FileError unless latitude and longitude are numbers on the globe and no coordinate repeats or jumps."""
+    """Raise FileError unless latitude and longitude are numbers on the globe and neither repeats or jumps."""
     for role, name in find_axes(field).items():
         coordinate = field[name]
         if role not in ("latitude", "longitude") or coordinate.dtype.kind not in "fiu":
@@ -88,6 +89,58 @@ def check_axes(field: DataArray, source: str) -> None:
         steps = np.diff(values)
         if role == "latitude" and values.ndim == 1 and steps.size and not ((steps > 0).all() or (steps < 0).all()):
             raise FileError(f"{source}: coordinate {name!r} goes up and down; wanted latitudes in order, either way up")
+        if role == "longitude" and coordinate.dims == (name,):
+            _check_longitudes(values, f"{source}: coordinate {name!r}")
+
+
+def _check_longitudes(values: np.ndarray, what: str) -> None:
+    """Longitudes go round the globe one way, in any convention, and by steps that change only gradually."""
+    steps = np.diff(values)
+    if not steps.size:
+        return
+    steps = np.sign(np.median(steps)) * steps % 360
+    order, places = np.unique(np.round(values % 360, 6) % 360, return_counts=True)
+    if (places > 1).any():
+        twice = order[places > 1][0]
+        raise FileError(f"{what} has {twice:g} degrees {places.max()} times (360 degrees are 0); wanted each longitude once")
+    if steps.sum() > 360:
+        raise FileError(f"{what} goes up and down; wanted longitudes in order, with one step across 0 or 180 degrees at most")
+    if steps.size < 3:
+        return
+    padded = np.concatenate([[0.0], steps, [0.0]])
+    gaps = np.flatnonzero(steps > 1.5 * np.maximum(padded[:-2], padded[2:]) + _CLOSE)
+    if gaps.size:
+        first, last = values[gaps[0]], values[gaps[0] + 1]
+        raise FileError(f"{what} has a gap from {first:g} to {last:g}; wanted longitudes without gaps, as 350, 355, 0, 5")
+
+
+def on_grid(field: DataArray, latitude: np.ndarray, longitude: np.ndarray, source: str, whose: str) -> DataArray:
+    """The field at the points of a grid, all of which it has: its rows and columns in the order of the grid.
+
+    Nothing is interpolated. Latitudes may run either way, longitudes start anywhere in either convention, and the field may
+    reach beyond the grid.
+
+    Args:
+        field: Has the axes latitude and longitude.
+        latitude: (H,) degrees north.
+        longitude: (W,) degrees east.
+        source: What errors call the field.
+        whose: What they call the owner of the grid.
+
+    Raises:
+        FileError: If it lacks a row or a column of the grid.
+    """
+    chosen = {}
+    for name, wanted in (("latitude", latitude), ("longitude", longitude)):
+        away = np.abs(np.asarray(field[name].values, dtype=np.float64)[None] - np.asarray(wanted, dtype=np.float64)[:, None])
+        away = np.abs((away + 180) % 360 - 180) if name == "longitude" else away
+        if (lacks := away.min(1) > _CLOSE).any():
+            missing = np.asarray(wanted)[lacks]
+            raise FileError(
+                f"{source}: its {name}s are not those of {whose}: it lacks {len(missing)}, as {missing[0]:g} degrees"
+            )
+        chosen[name] = away.argmin(1)
+    return field.isel(chosen)
 
 
 def rename_axes(field: DataArray) -> DataArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 _FORMATS = "NetCDF, Zarr, GRIB or climate4R's .rda"
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
 _PACKED = (b"\x1f\x8b", b"BZ", b"\xfd7", b"PK")
-_IN_UNITS = ("valid_min", "valid_max", "valid_range", "actual_range")
+_VALID = {"valid_min": (0,), "valid_max": (1,), "valid_range": (0, 1)}  # and which ends of a range they give
+_PACKING = {"scale_factor": 1.0, "add_offset": 0.0}
+_IN_UNITS = (*_VALID, "actual_range")
 
 
 def open_fields(
     path: str | Path,
     variable: str | None = None,
     *,
+    known_as: Collection[str] = (),
     units: str | None = None,
     source_units: str | None = None,
     coordinate_units: Mapping[str, str] | None = None,
@@ -38,9 +41,11 @@ def open_fields(
     """One variable of a gridded file, opened without loading it.
 
     Names, attributes, calendar and the direction of every axis stay as the file has them; fill values become NaN and
-    packed integers the numbers they stand for. The format is told from the content, not from the name. Packed files
-    (``.nc.gz``, ``.rda``) are small enough to be read whole; of all others only the coordinates are read. A block that a Zarr
-    store lacks reads as its fill value: that is how Zarr stores gaps, and a damaged store cannot be told from it.
+    packed integers the numbers they stand for. NaN is also what lies outside ``valid_range``, ``valid_min`` or ``valid_max``,
+    which packed files give packed: these attributes come back in the unit of the field. The format is told from the content,
+    not from the name. Packed files (``.nc.gz``, ``.rda``) are small enough to be read whole; of all others only the coordinates
+    are read. A block that a Zarr store lacks reads as its fill value: that is how Zarr stores gaps, and a damaged store cannot
+    be told from it.
 
     Args:
         path: File, Zarr folder, or address of a Zarr store (``gs://...``, ``https://...``).
@@ -49,6 +54,8 @@ def open_fields(
             ``original_units``.
 
     Other arguments:
+        known_as: Names and CF standard names, the first that is there being taken where the file has several variables and
+            ``variable`` is None.
         source_units: Unit of the values, for a file that does not say.
         coordinate_units: Units of coordinates, for a file that does not say: ``{"time": "days since 1900-01-01"}``.
         rename: Call the axes time, level, latitude and longitude, whatever the file calls them; each keeps its
@@ -62,19 +69,20 @@ def open_fields(
         The variable with its coordinates; ``attrs["units"]`` is always there.
 
     Raises:
-        FileError: If the file is missing, truncated or of another kind, lacks the variable or its unit, or has coordinates
-            that are missing, out of range or, for times, without a unit.
+        FileError: If the file is missing, truncated or of another kind, lacks the variable or its unit, states a valid range
+            that is none, or has coordinates that are missing, out of range, out of order or, for times, without a unit.
         UnitError: If ``units`` does not fit the variable's.
         ImportError: If a package that the format takes is not installed; says which extra has it.
 
     References:
-        Eaton et al., NetCDF Climate and Forecast (CF) Metadata Conventions, version 1.11 (2023).
+        Eaton et al., NetCDF Climate and Forecast (CF) Metadata Conventions, version 1.11 (2023); NetCDF
+        Users Guide, appendix A (attribute conventions), for valid ranges of packed data.
     """
     import xarray as xr
 
     source = str(path)
     dataset = _open(path, dict(grib_keys or {}))
-    name = _pick(dataset, variable, source)
+    name = _pick(dataset, variable, known_as, source)
     dataset = _give_units(dataset[[name]], coordinate_units or {}, source)
     try:
         dataset = xr.decode_cf(dataset, mask_and_scale=False, decode_timedelta=False)
@@ -84,8 +92,10 @@ def open_fields(
     _check_time(field, source)
     check_axes(field, source)
     field = _state_units(field, source_units, source)
+    field, ends = _valid_range(field, source)
     if chunks is not None:
         field = _chunk(field, chunks)
+    field = _only_valid(field, *ends)
     if units is not None:
         field = convert_units(field, units, source)
     return rename_axes(field) if rename else field
@@ -194,12 +204,16 @@ def _let_go(error: BaseException | None) -> None:
         gc.collect()
 
 
-def _pick(dataset: Dataset, variable: str | None, source: str) -> str:
+def _pick(dataset: Dataset, variable: str | None, known_as: Collection[str], source: str) -> str:
     attributes = [v.attrs | v.encoding for v in dataset.variables.values()]
     helpers = {a.get(key) for a in attributes for key in ("bounds", "grid_mapping", "climatology")}
     names = [str(name) for name, v in dataset.data_vars.items() if name not in helpers and v.ndim and v.dtype.kind in "fiucb"]
     if variable is None and len(names) == 1:
         return names[0]
+    for known in known_as if variable is None else ():
+        found = [name for name in names if known in (name, dataset[name].attrs.get("standard_name"))]
+        if len(found) == 1:
+            return found[0]
     if variable is None:
         raise FileError(f"{source}: holds the variables {', '.join(names) or 'none'}; say which one with variable=")
     if variable not in names:
@@ -244,6 +258,40 @@ def _state_units(field: DataArray, given: str | None, source: str) -> DataArray:
     if stated is not None and given is not None and stated != given:
         raise FileError(f"{source}: variable {field.name!r} is in {stated!r}; source_units= says {given!r}")
     return field.assign_attrs(units=stated or given)
+
+
+def _valid_range(field: DataArray, source: str) -> tuple[DataArray, list[float]]:
+    """The field with its valid range unpacked, and both ends of it, wider by what rounding may move a value.
+
+    Integers that state the range of packed data are packed as well; numbers of the unpacked type are not.
+    """
+    attributes, encoding, ends = dict(field.attrs), field.encoding, [-np.inf, np.inf]
+    scale, offset = (float(np.asarray(encoding.get(key, usual)).item()) for key, usual in _PACKING.items())
+    for name, which in _VALID.items():
+        if name not in attributes or field.dtype.kind not in "fiu":
+            continue
+        values = np.asarray(attributes.pop(name))
+        if values.dtype.kind not in "fiu" or values.size != len(which):
+            wanted = "two numbers" if len(which) == 2 else "a number"
+            raise FileError(f"{source}: variable {field.name!r} has {name} {values.tolist()!r}; wanted {wanted}")
+        if str(encoding.get("_Unsigned", "")).lower() == "true" and values.dtype.kind == "i":
+            values = values.astype(np.int64) % 2 ** (8 * np.dtype(encoding["dtype"]).itemsize)
+        packed = values.dtype.kind in "iu" and (scale, offset) != (1.0, 0.0)
+        limits = values.ravel().astype(np.float64) * (scale if packed else 1.0) + (offset if packed else 0.0)
+        if packed and scale < 0:  # the smallest packed number is the largest value
+            limits, which = limits[::-1], tuple(1 - end for end in which[::-1])
+        for end, limit in zip(which, limits.tolist(), strict=True):
+            slack = abs(scale) / 2 if packed else 4 * float(np.finfo(np.float32).eps) * abs(limit)
+            ends[end] = limit + (slack if end else -slack)
+        attributes[next(key for key, same in _VALID.items() if same == which)] = limits if len(which) == 2 else limits.item()
+    field = field.copy(deep=False)
+    field.attrs = attributes
+    return field, ends
+
+
+def _only_valid(field: DataArray, low: float, high: float) -> DataArray:
+    """Missing where the value is out of range; as it is, not loaded, where there is no range."""
+    return field if np.isinf([low, high]).all() else field.where((field >= low) & (field <= high))
 
 
 def _chunk(field: DataArray, chunks: str | int | Mapping[str, int]) -> DataArray:

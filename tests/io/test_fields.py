@@ -99,6 +99,55 @@ def test_packed_integers_and_fill_values(dataset, tmp_path):
     np.testing.assert_allclose(field.values, dataset["t2m"].values - 273.15, atol=0.006)
 
 
+PACKED = {"dtype": "int16", "scale_factor": 0.01, "add_offset": 280.0, "_FillValue": -32767}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "packing", "low", "high"),
+    [
+        ({"valid_range": np.array([-50, 100], np.int16)}, PACKED, 279.5, 281.0),
+        ({"valid_min": np.int16(-50)}, PACKED, 279.5, np.inf),
+        ({"valid_range": np.array([-50, 100], np.int16)}, {**PACKED, "scale_factor": -0.01}, 279.0, 280.5),
+        ({"valid_min": np.int16(-50)}, {**PACKED, "scale_factor": -0.01}, -np.inf, 280.5),
+        ({"valid_range": np.array([279.5, 281.0])}, PACKED, 279.5, 281.0),  # of the unpacked type: of unpacked numbers
+        ({"valid_max": np.float32(280.1)}, {}, -np.inf, 280.1),
+    ],
+)
+def test_values_out_of_the_valid_range_are_missing(dataset, tmp_path, attributes, packing, low, high):
+    values = np.round(dataset["t2m"].values.astype(np.float64), 2)
+    values[0, 0, :4] = [279.49, 279.5, 281.0, 281.01]
+    made = dataset.assign(t2m=(dataset["t2m"].dims, values, {"units": "K", **attributes}))
+    made.to_netcdf(tmp_path / "a.nc", engine="h5netcdf", encoding={"t2m": packing})
+    for chunks in ("auto", None):
+        field = open_fields(tmp_path / "a.nc", units="degC", chunks=chunks)
+        inside = (values > low - 0.004) & (values < high + 0.004)
+        np.testing.assert_array_equal(np.isfinite(field.values), inside)
+        np.testing.assert_allclose(field.values[inside], values[inside] - 273.15, atol=1e-4)
+        stated = field.attrs.get("valid_range", [field.attrs.get("valid_min", -np.inf), field.attrs.get("valid_max", np.inf)])
+        np.testing.assert_allclose(stated, [low - 273.15, high - 273.15], atol=1e-4)
+
+
+def test_valid_ranges_of_bytes_without_a_sign(tmp_path):
+    stored = xr.Variable(
+        ("lat",), np.array([0, 100, -56, -1], np.int8), {"_Unsigned": "true", "scale_factor": 2.0, "units": "K"}
+    )
+    stored.attrs["valid_max"] = np.int8(-56)  # 200
+    xr.Dataset({"t": stored}, {"lat": [0.0, 1, 2, 3]}).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    np.testing.assert_array_equal(open_fields(tmp_path / "a.nc").values, [0, 200, 400, np.nan])
+
+
+def test_a_valid_range_that_is_none(dataset, tmp_path, refused):
+    dataset["t2m"].attrs["valid_range"] = "200, 300"
+    dataset.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    refused(FileError, ["'t2m' has valid_range '200, 300'", "wanted two numbers"], open_fields, tmp_path / "a.nc")
+
+
+def test_one_of_several_variables_by_what_it_is_known_as(dataset, tmp_path):
+    two = dataset.assign(d2m=dataset["t2m"].assign_attrs(standard_name="dew_point_temperature"))
+    two.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    assert open_fields(tmp_path / "a.nc", known_as=["air_pressure", "air_temperature"]).name == "t2m"
+
+
 def test_calendar_is_kept(dataset, tmp_path):
     pytest.importorskip("cftime")
     days = ("valid_time", np.array([58.0, 59, 60]), {"units": "days since 2001-01-01", "calendar": "360_day"})

@@ -85,6 +85,33 @@ def test_a_background_file_gives_the_ensemble_of_the_baselines(run, prior, table
     assert result.exit_code == 2 and "gaps.nc" in result.stderr and "are missing" in result.stderr
 
 
+def test_a_background_of_another_order_is_put_on_the_grid_of_the_prior(run, prior, table, tmp_path):
+    """Rows from north to south, longitudes from 0 to 360 and beyond the grid, other variables in the file: the same fields."""
+    labels = prior.labels
+    days = np.arange(np.datetime64("2001-01-01"), np.datetime64("2003-01-01"), 5).astype("datetime64[ns]")
+    latitude, longitude = labels.coords["latitude"].values, np.arange(-180.0, 180.0, 2.5)
+    values = 1012 + np.random.default_rng(0).standard_normal((len(days), len(latitude), len(longitude)))
+    coords = {"time": days, "latitude": latitude, "longitude": longitude}
+    past = xr.DataArray(values, coords, ("time", "latitude", "longitude"), "mslp", {"units": "hPa", "standard_name": SLP})
+    past.sel(longitude=slice(-30, 0)).to_netcdf(tmp_path / "same.nc", engine="h5netcdf")
+    other = (
+        past.assign_coords(longitude=(longitude % 360).astype(np.float32))
+        .sortby("longitude")
+        .isel(latitude=slice(None, None, -1))
+    )
+    other = xr.Dataset(
+        {"mslp": other.expand_dims(number=[0]), "t2m": other.assign_attrs(units="K", standard_name="air_temperature")}
+    )
+    other.to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
+    spread = []
+    for name in ("same", "other"):
+        result = run("assimilate", table, *QUICK, "--background", f"{name}.nc", "--output", "a.nc")
+        assert result.exit_code == 0, result.output
+        with xr.open_datatree(tmp_path / "a.nc", engine="h5netcdf") as tree:
+            spread.append(tree["analyses"]["climatology_standard_deviation"].values)
+    np.testing.assert_array_equal(*spread)
+
+
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+import xarray as xr
+
+from posterior.io._files import FileError
+from posterior.io.axes import on_grid
+from posterior.io.fields import open_fields
+
+pytest.importorskip("dask")
+
+
+def _field(longitudes):
+    values = np.arange(4.0 * len(longitudes)).reshape(4, -1)
+    coords = {"lat": [60.0, 50, 40, 30], "lon": np.array(longitudes, np.float32)}
+    return xr.DataArray(values, coords, ("lat", "lon"), "t2m", {"units": "K"})
+
+
+@pytest.mark.parametrize(
+    ("longitudes", "words"),
+    [
+        ([0, 72, 144, 288, 288], ["'lon' has 288 degrees 2 times", "wanted each longitude once"]),
+        ([0, 90, 180, 270, 360], ["'lon' has 0 degrees 2 times .360 degrees are 0."]),
+        ([0, 2, 4, 8, 10], ["'lon' has a gap from 4 to 8"]),
+        ([0, 2, 4, 358, 359], ["'lon' has a gap from 4 to 358", "as 350, 355, 0, 5"]),
+        ([0, 20, 10, 30, 40], ["'lon' goes up and down"]),
+    ],
+)
+def test_longitudes_that_repeat_or_have_a_gap(tmp_path, refused, longitudes, words):
+    _field(longitudes).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    refused(FileError, ["a.nc", *words], open_fields, tmp_path / "a.nc")
+
+
+@pytest.mark.parametrize(
+    "longitudes", [[350, 355, 0, 5, 10], [170, 175, 180, -175, -170], [40, 30, 20, 10, 0], [0, 1, 2.2, 3.6, 5.3]]
+)
+def test_longitudes_of_any_convention(tmp_path, longitudes):
+    _field(longitudes).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    np.testing.assert_allclose(open_fields(tmp_path / "a.nc")["lon"].values, longitudes, rtol=1e-6)
+
+
+def test_on_grid_takes_the_points_that_are_wanted_in_their_order(tmp_path, refused):
+    field = _field([0, 90, 180, 270]).rename(lat="latitude", lon="longitude")
+    found = on_grid(field, np.array([40.0, 50.0]), np.array([-90.0, 0.0, 90.00001]), "a.nc", "prior 'p'")
+    assert found.values.tolist() == [[11, 8, 9], [7, 4, 5]]
+    words = ["a.nc: its latitudes are not those of prior 'p': it lacks 1, as 45 degrees"]
+    refused(FileError, words, on_grid, field, np.array([45.0, 50.0]), np.array([0.0]), "a.nc", "prior 'p'")
