@@ -59,8 +59,8 @@ def load_folder(folder: Path, condition: Condition | None, affine: Affine | None
     config = read_json(inner / "config.json")
     learned = config.get("_class_name") == "DiTTransformer2DModel" or "learned" in str(scheduler.get("variance_type"))
     channels = config.get("in_channels")
-    if not isinstance(channels, int):
-        raise ValueError(f"{inner / 'config.json'}: in_channels is {channels!r}; wanted a number")
+    if isinstance(channels, bool) or not isinstance(channels, int):
+        raise ValueError(f"{inner / 'config.json'}: in_channels is {channels!r}; wanted a whole number")
     channels -= condition.extra_channels if condition else 0
     side = _side(config.get("sample_size"), inner / "config.json")
     network = read_network(inner, channels, channels, doubled=learned, condition=condition)
@@ -183,6 +183,9 @@ def read_network(
     config, state = _read_parts(folder, kinds)
     wanted = inputs + (condition.extra_channels if condition else 0)
     # None is SD3's way to say: as many as go in
+    for key in ("in_channels", "out_channels"):
+        if isinstance(config.get(key), bool | float):
+            raise ValueError(f"{folder / 'config.json'}: {key} is {config[key]!r}; wanted a whole number")
     got_in, got_out = config.get("in_channels"), config.get("out_channels") or config.get("in_channels")
     if got_in != wanted or got_out not in ((outputs, 2 * outputs) if doubled else (outputs,)):
         raise ValueError(f"{folder / 'config.json'}: {got_in} channels in and {got_out} out; wanted {wanted} and {outputs}")

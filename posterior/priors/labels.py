@@ -28,7 +28,7 @@ class Labels:
             elsewhere in standardised coordinates, and labelled output holds NaN there.
 
     Raises:
-        ValueError: If a coordinate is of no axis, not 1-D, or of another length than its axis in ``mask``.
+        ValueError: If two axes have one name, a coordinate is of no axis, not 1-D, or of another length than its axis in ``mask``.
 
     References:
         Eaton et al., NetCDF Climate and Forecast (CF) Metadata Conventions, version 1.11 (2023).
@@ -44,6 +44,8 @@ class Labels:
         from xarray import DataArray
 
         object.__setattr__(self, "dims", tuple(self.dims))
+        if len(set(self.dims)) < len(self.dims):
+            raise ValueError(f"Labels: dims are {', '.join(self.dims)}; wanted a name of its own for each axis")
         object.__setattr__(self, "attrs", dict(self.attrs))
         coords = {}
         for dim, value in self.coords.items():

@@ -278,7 +278,7 @@ def _load_ours(folder: Path) -> NetworkPrior:
         raise ValueError(f"{folder / 'posterior.json'}: missing {', '.join(absent)}")
     tables = Tables({}, str(folder / "tables.safetensors"))
     if (folder / "tables.safetensors").exists():
-        tables.tensors = read_tensors(folder / "tables.safetensors")
+        tables.tensors = _read_tables(folder / "tables.safetensors")
     try:
         event_shape = _event_shape(config["event_shape"])
         reference = read_reference(config, tables, event_shape)
@@ -342,7 +342,7 @@ def _read_coarse(folder: Path, config: dict[str, Any]) -> CoarseDenoiser | None:
     try:
         start = None
         if about.get("start") is not None:
-            tables = Tables(read_tensors(where / START), str(where / START))
+            tables = Tables(_read_tables(where / START), str(where / START))
             start = read_eofs(tables, _event_shape(about["start"]))
             tables.finish()
         return CoarseDenoiser(prior, about["factor"], finite("above", about["above"]), start)
@@ -350,11 +350,20 @@ def _read_coarse(folder: Path, config: dict[str, Any]) -> CoarseDenoiser | None:
         raise ValueError(f"{folder / 'posterior.json'} is not understood: {error}") from error
 
 
+def _read_tables(path: Path) -> dict[str, torch.Tensor]:
+    """Tables of floating-point numbers, and masks of points that exist."""
+    tensors = read_tensors(path)
+    for name, table in tensors.items():
+        if not (table.is_floating_point() or name.endswith("mask")):
+            raise ValueError(f"{path}: {name} is {table.dtype}; wanted floating-point numbers")
+    return tensors
+
+
 def _event_shape(sizes: Any) -> tuple[int, int | None, int | None]:
-    if not (isinstance(sizes, list) and len(sizes) == 3 and isinstance(sizes[0], int)):
+    if not (isinstance(sizes, list) and len(sizes) == 3 and type(sizes[0]) is int):
         raise ValueError(f"event_shape is {sizes!r}; wanted channels, height and width")
     for n in sizes:
-        if n is not None and not (isinstance(n, int) and 0 < n < 2**16):
+        if n is not None and not (type(n) is int and 0 < n < 2**16):
             raise ValueError(f"event_shape is {sizes!r}; wanted positive sizes, or null for any")
     return tuple(sizes)
 

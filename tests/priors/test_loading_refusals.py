@@ -16,6 +16,9 @@ from posterior.priors.loading import bundled_priors, load_prior, save_prior
 from tests.priors.made_priors import WEIGHTS, denoised, make_prior
 
 
+LABELS = {"name": "slp", "dims": ["channel", "x", "x"], "coords": {}, "attrs": {}}
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "tiny"
@@ -187,6 +190,9 @@ class TestRefusals:
             ("units", [1], r"units is \[1\]; wanted text"),
             ("card", [1], r"card is \[1\]; wanted an object"),
             ("coarse", [1], "coarse is a list; wanted an object with settings"),
+            ("event_shape", [True, 8, 8], r"event_shape is \[True, 8, 8\]; wanted channels, height and width"),
+            ("event_shape", [1, True, 8], r"event_shape is \[1, True, 8\]; wanted positive sizes"),
+            ("labels", LABELS, "dims are channel, x, x; wanted a name of its own for each axis"),
             ("coarse", "x", "coarse is a str; wanted an object with settings"),
         ],
     )
@@ -198,6 +204,24 @@ class TestRefusals:
     def test_weights_of_another_kind_of_number(self, folder, dtype):
         edit_weights(folder, lambda s: s.update({"conv_out.bias": s["conv_out.bias"].to(dtype)}))
         refusal(ValueError, rf"conv_out\.bias is {dtype}, wanted floating-point numbers", "safetensors", folder=folder)
+
+    @pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+    def test_tables_of_another_kind_of_number(self, folder, dtype):
+        tables = load_file(folder / "tables.safetensors")
+        save_file(tables | {"reference.power": (1 + tables["reference.power"]).to(dtype)}, folder / "tables.safetensors")
+        refusal(ValueError, rf"tables\.safetensors: reference\.power is {dtype}; wanted floating-point numbers", folder=folder)
+
+    @pytest.mark.parametrize("key", ["in_channels", "out_channels"])
+    @pytest.mark.parametrize("ours", [True, False], ids=["ours", "diffusers"])
+    def test_channels_that_are_no_number(self, tmp_path, key, ours):
+        """True counts as 1 in Python, and a network of one channel would load."""
+        folder = tmp_path / "tiny"
+        save_prior(make_prior("edm"), folder)
+        if not ours:
+            (folder / "posterior.json").unlink()
+            assert load_prior(folder).event_shape[0] == 1
+        edit_json(folder / "unet" / "config.json", **{key: True})
+        refusal(ValueError, rf"config\.json: {key} is True; wanted a whole number", folder=folder)
 
     @pytest.mark.parametrize(
         "change",
