@@ -47,7 +47,10 @@ def assimilate(
         list[str] | None, typer.Option(help="VARIABLE=UNIT, as slp=hPa, for a table without a column units; may be repeated.")
     ] = None,
     time: Annotated[
-        str | None, typer.Option(help="Time of the analysis, UTC, as 2005-08-26T00; the hour of the reports if not given.")
+        str | None,
+        typer.Option(
+            help="Time of the analysis, UTC, as 2005-08-26T00; the hour of the reports if not given. METAR text may need it."
+        ),
     ] = None,
     window: Annotated[float, typer.Option(help="Hours that a report may be away from it.", min=0)] = 3.0,
     instrument: Annotated[
@@ -93,6 +96,8 @@ def assimilate(
         from posterior.recipes.weather import errors_of, screen, with_altimeter
         from posterior.recipes.weather.analysis import parts
 
+        if time is not None:
+            time = _time(time)
         table = read_observations(file, units=_units(unit), date=time, accept=_ALL_FLAGS if all_flags else PASSED)
         typer.echo(str(summarise(table)))
         if altimeter:
@@ -118,6 +123,15 @@ def assimilate(
         fields = None if background is None else _fields(background, problem.prior, problem.time)
         with notes():
             run(problem, sampling, output, folds, fields)
+
+
+def _time(given: str) -> str:
+    from posterior.priors.climatology import as_time
+
+    try:
+        return str(as_time(given))
+    except ValueError as error:
+        raise ValueError(f"--time: {error}") from error
 
 
 def _units(given: list[str] | None) -> dict[str, str] | None:

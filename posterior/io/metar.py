@@ -42,7 +42,10 @@ def read_metar(
     import pandas as pd
 
     places = _known_stations() if stations is None else stations
-    day = datetime.fromisoformat(date) if isinstance(date, str) else date
+    try:
+        day = datetime.fromisoformat(date) if isinstance(date, str) else date
+    except ValueError as error:
+        raise FileError(f"{path}: date is {date!r}; wanted one as 2005-08-26 or 2005-08-26T00") from error
     if day is not None and day.tzinfo is not None:
         day = day.astimezone(UTC).replace(tzinfo=None)
     dropped: Counter[str] = Counter()
@@ -89,7 +92,9 @@ def _decode(report: str, day: datetime | None, path: Path) -> Any:
     if found is None:
         return None
     if day is None:
-        raise FileError(f"{path}: METAR reports carry no month and no year; give a day near them with date='2005-08-26'")
+        raise FileError(
+            f"{path}: METAR reports carry no month and no year; give a day near with date='2005-08-26' or --time 2005-08-26"
+        )
     month = _month(int(found.group(1)), day)
     if month is None:
         return None

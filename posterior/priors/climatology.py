@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import date as _date
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+_ZONED = re.compile(r"(.*[T ].*?)\s*(Z|z|[+-]\d\d(?::?\d\d)?)")
 
 
 @dataclass(frozen=True)
@@ -67,20 +70,25 @@ class Climatology:
 
 
 def as_times(date: Any) -> np.ndarray:
-    """Dates as datetime64 of whole seconds.
+    """Dates as datetime64 of whole seconds, UTC; a text may end in Z or in another offset from UTC, as +02:00.
 
     Raises:
         ValueError: If it is no date.
     """
     if isinstance(date, _date) and getattr(date, "tzinfo", None) is not None:
         raise ValueError(f"{date} has a time zone; wanted a date in UTC without one")
+    zoned = _ZONED.fullmatch(date) if isinstance(date, str) else None
+    text, offset = (date, None) if zoned is None else zoned.groups()
     try:
-        times = np.asarray(date, dtype="datetime64[s]")
+        times = np.asarray(text, dtype="datetime64[s]")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{date!r} is no date; wanted one as 2005-08-26 or 2019-03-28T15:00") from error
     # numpy takes bare numbers for seconds since 1970: hardly what is meant.
     if np.isnat(times).any() or np.asarray(date).dtype.kind in "iufb":
         raise ValueError(f"{date!r} is no date; wanted one as 2005-08-26 or 2019-03-28T15:00")
+    if offset and offset.upper() != "Z":
+        hours, minutes = int(offset[1:3]), int(offset[-2:]) if len(offset) > 3 else 0
+        times = times - np.timedelta64((60 * hours + minutes) * (-1 if offset[0] == "-" else 1), "m")
     return times
 
 

@@ -28,7 +28,8 @@ class Labels:
             elsewhere in standardised coordinates, and labelled output holds NaN there.
 
     Raises:
-        ValueError: If two axes have one name, a coordinate is of no axis, not 1-D, or of another length than its axis in ``mask``.
+        ValueError: If two axes have one name, or a coordinate is of no axis, not 1-D, or of another length than its axis in
+            ``mask``.
 
     References:
         Eaton et al., NetCDF Climate and Forecast (CF) Metadata Conventions, version 1.11 (2023).

@@ -15,7 +15,6 @@ from posterior import EDMNetwork, GaussianPrior
 from posterior.priors.loading import bundled_priors, load_prior, save_prior
 from tests.priors.made_priors import WEIGHTS, denoised, make_prior
 
-
 LABELS = {"name": "slp", "dims": ["channel", "x", "x"], "coords": {}, "attrs": {}}
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rich.progress  # noqa: F401  importing it draws from `random`, which a test's body may not
+import torch
 import xarray as xr
 from typer.testing import CliRunner
 
@@ -10,6 +11,7 @@ import posterior
 from posterior.cli import app
 from posterior.cli._common import named_after
 from posterior.io import write_observations
+from posterior.priors.base import Affine
 from tests.recipes.pressure import SLP, field, pressure_prior, stations
 
 QUICK = ["--steps", "2", "--draws", "20"]
@@ -136,9 +138,35 @@ def test_units_are_given_by_variable(run, prior, tmp_path):
     assert result.exit_code == 2 and "wanted VARIABLE=UNIT" in result.stderr
 
 
+def test_a_prior_without_climatology_has_the_same_mean_every_day(run, prior, table, monkeypatch):
+    plain = pressure_prior()
+    plain.climatology = None
+    plain.affine = Affine(1.0, torch.full(plain.event_shape, 1012.0, dtype=torch.float64))
+    monkeypatch.setattr(posterior, "load_prior", lambda name: plain)
+    result = run("assimilate", table, *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "S007" in result.stdout and "gross error" in result.stdout
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("text", ["2009-01-15T06:00Z", "2009-01-15T08:00+02:00", "2009-01-15T06"])
+def test_the_time_of_the_analysis_in_any_zone(run, table, tmp_path, text):
+    result = run("assimilate", table, *QUICK, "--time", text, "--window", 1000)
+    assert result.exit_code == 0, result.output
+    with xr.open_datatree(tmp_path / "hour-analysis.nc", engine="h5netcdf") as tree:
+        assert tree["time"].values == np.datetime64("2009-01-15T06")
+
+
+def test_metar_reports_without_a_date(run, tmp_path):
+    (tmp_path / "reports.txt").write_text("KJFK 312351Z 18010KT 10SM CLR 24/17 A3012\n")
+    result = run("assimilate", "reports.txt", *QUICK)
+    assert result.exit_code == 2 and "--time 2005-08-26" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--time", "noon"], "--time: 'noon' is no date"),
         (["--withhold", "0.2", "--folds", "3"], "give one of them"),
         (["--instrument", "-1"], "error of instrument is -1; wanted a standard deviation"),
         (["--draws", "1"], "draws is 1; an ensemble takes 2 or more"),

@@ -139,6 +139,11 @@ def grid_of(prior: Prior) -> Grid:
     return Grid(np.asarray(coords["latitude"]), np.asarray(coords["longitude"]))
 
 
+def on_date(prior: Prior, time: np.datetime64 | str) -> Prior:
+    """The prior on a date; itself where it has no climatology, its mean being the same all the year."""
+    return prior if prior.climatology is None else prior.on(time)
+
+
 def standard_name(prior: Prior) -> str:
     """CF standard name of the prior's variable: as stated, or the one that its short name is usual for."""
     if prior.labels is None:

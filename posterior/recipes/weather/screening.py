@@ -13,7 +13,16 @@ from posterior.likelihoods import GaussianLikelihood
 from posterior.priors.base import Prior
 from posterior.priors.climatology import as_time
 from posterior.recipes.weather.baselines import event_shape, innovations, reference_of
-from posterior.recipes.weather.problem import ALIASES, COLUMNS, Law, StationProblem, grid_of, standard_name, station_operator
+from posterior.recipes.weather.problem import (
+    ALIASES,
+    COLUMNS,
+    Law,
+    StationProblem,
+    grid_of,
+    on_date,
+    standard_name,
+    station_operator,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +105,7 @@ def screen(
 
     Args:
         table: As `posterior.io.read_observations` gives it.
-        prior: A prior with labels, reference and calendar.
+        prior: A prior with labels and reference; taken on the date of the analysis where it has a climatology.
 
     Other arguments:
         variable: Name in the table; found by the CF standard name of the prior's variable and its usual short names.
@@ -142,17 +151,17 @@ def screen(
     if standard == "air_pressure_at_mean_sea_level" and "elevation" in rows:
         drop(rows["elevation"] > highest, f"station above {highest:g} m")
     drop(*_repeated(rows, reason, away))
-    on_date = prior.on(when)
+    dated = on_date(prior, when)
     rows["departure"], rows["normalised"] = np.nan, np.nan
     if (reason == "").any():
-        _gross_errors(rows, reason, on_date, gross)
+        _gross_errors(rows, reason, dated, gross)
     kept = (reason == "").to_numpy()
     if not kept.any():
         counted = "; ".join(f"{count} {text}" for text, count in reason.value_counts().items()) or "there are none"
         raise ValueError(f"{source}: no observation of {name!r} is left ({counted})")
     used = rows.loc[kept, list(COLUMNS)].reset_index(drop=True)
     left_out = rows.loc[~kept, [*COLUMNS, "departure", "normalised"]].assign(reason=reason[~kept]).reset_index(drop=True)
-    return StationProblem(on_date, used, when, dropped=left_out, law=law, source=source)
+    return StationProblem(dated, used, when, dropped=left_out, law=law, source=source)
 
 
 def _select(table: Any, prior: Prior, variable: str | None) -> tuple[pd.DataFrame, str]:

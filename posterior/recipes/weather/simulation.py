@@ -9,7 +9,7 @@ from torch import Tensor
 
 from posterior.priors.base import Prior
 from posterior.priors.climatology import as_time
-from posterior.recipes.weather.problem import Law, StationProblem, grid_of, station_operator
+from posterior.recipes.weather.problem import Law, StationProblem, grid_of, on_date, station_operator
 from posterior.unconditional import sample_prior
 
 if TYPE_CHECKING:
@@ -64,20 +64,19 @@ def simulate(
     exact = station_operator(prior, places).A(truth[None].double())[0, 0].numpy()
     time = as_time(date)
     table = places.assign(time=time, value=exact + sigma * rng.standard_normal(stations), sigma=float(sigma))
-    return StationProblem(prior.on(time), table, time, law=law, truth=truth.double(), source=source)
+    return StationProblem(on_date(prior, time), table, time, law=law, truth=truth.double(), source=source)
 
 
 def demo_problem(prior: Prior, seed: int = 0, *, stations: int = 30, sigma: float = 1.0) -> StationProblem:
     """Stations that see a draw of the prior itself, for a winter's day: no data but the prior are needed.
 
     Args:
-        prior: A prior with labels, reference and calendar.
+        prior: A prior with labels and reference.
         seed: Seed of field, places and errors.
         stations: How many.
         sigma: Standard deviation of their errors.
     """
-    on_date = prior.on(DEMO_DATE)
     own = int(np.random.SeedSequence([_DEMO_SEED, seed]).generate_state(1)[0])  # no draw of the posterior has this seed
-    truth = sample_prior(on_date, draws=1, seed=own, steps=64).samples[0]
+    truth = sample_prior(on_date(prior, DEMO_DATE), draws=1, seed=own, steps=64).samples[0]
     source = "a draw of the prior"
     return simulate(prior, truth, DEMO_DATE, stations=stations, sigma=sigma, seed=seed, source=source)
