@@ -88,6 +88,8 @@ def assimilate(
         check_output(output)
         if withhold and folds:
             raise ValueError("--withhold and --folds are two ways to the same scores; give one of them")
+        from dataclasses import replace
+
         import numpy as np
 
         import posterior
@@ -117,6 +119,10 @@ def assimilate(
             source=file.name,
         )
         list_dropped(problem)
+        about = {"accepted_flags": "all" if all_flags else " ".join(flag or "none" for flag in PASSED)}
+        about |= {"altimeter_settings": "used" if altimeter else "not used"}
+        about |= {} if background is None else {"background_file": str(background)}
+        problem = replace(problem, settings={**problem.settings, **about, "withheld_share": withhold})
         if withhold:
             count = len(problem.stations)
             problem = problem.without(np.any(parts(count, count, seed)[: max(1, round(withhold * count))], axis=0))

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import rich.progress  # noqa: F401  importing it draws from `random`, which a test's body may not
 import torch
@@ -55,6 +56,44 @@ def test_assimilate_lists_what_it_drops_and_writes_map_and_ensemble(run, table, 
     with xr.open_datatree(tmp_path / "hour-analysis.nc", engine="h5netcdf") as tree:
         assert sorted(tree["dropped"]["station"].values) == ["S007", "S008"]
         assert tree["stations"].sizes["report"] == 38
+
+
+def test_the_file_has_the_settings_of_the_run(run, table, tmp_path):
+    options = ["--gross", 4, "--instrument", 0.7, "--law", "gaussian", "--all-flags", "--seed", 3, "--window", 2, "--folds", 2]
+    assert run("assimilate", table, *QUICK, *options).exit_code == 0
+    with xr.open_datatree(tmp_path / "hour-analysis.nc", engine="h5netcdf") as tree:
+        found = tree.attrs
+        assert (
+            found["prior"].startswith("GaussianPrior")
+            and found["sampler"].startswith("GaussianBridge(")
+            and "steps=2" in found["sampler"]
+        )
+        wanted = {"seed": 3, "number_of_draws": 20, "folds": 2, "law_of_errors": "gaussian", "instrument_error": 0.7}
+        wanted |= {
+            "representativeness_error": 0.5,
+            "gross_error_standard_deviations": 4,
+            "window_hours": 2,
+            "accepted_flags": "all",
+        }
+        wanted |= {"highest_station_metres": 800, "altimeter_settings": "not used", "etkf_radius_km": 3000, "variable": SLP}
+        assert {name: found[name] for name in wanted} == wanted
+        assert all(name.isidentifier() for name in found)
+
+
+def test_values_that_were_derived_are_marked(run, prior, tmp_path):
+    made = stations(prior, field(prior, 5), count=20).assign(elevation=20.0)
+    pressure, setting = made[:10], made[10:].assign(variable="altimeter_setting")
+    both = pd.concat([pressure, setting, setting.assign(variable="air_temperature", value=285.0)], ignore_index=True)
+    both.attrs["units"] = {SLP: "Pa", "altimeter_setting": "Pa", "air_temperature": "K"}
+    write_observations(both, tmp_path / "hour.csv")
+    result = run("assimilate", "hour.csv", *QUICK, "--altimeter")
+    assert result.exit_code == 0, result.output
+    with xr.open_datatree(tmp_path / "hour-analysis.nc", engine="h5netcdf") as tree:
+        used = tree["stations"]
+        derived = dict(zip(used["station"].values, used["derived"].values, strict=True))
+        assert tree.attrs["altimeter_settings"] == "used"
+    assert set(derived.values()) == {"", "from the altimeter setting"}
+    assert {name for name, text in derived.items() if text} <= set(setting["station"])
 
 
 def test_withheld_share(run, table, tmp_path):

@@ -19,6 +19,7 @@ GAS_CONSTANT = 287.053  # of dry air, J kg-1 K-1
 LAPSE = 0.0065  # of the standard atmosphere, K m-1
 STANDARD_PRESSURE, STANDARD_TEMPERATURE = 101325.0, 288.15  # Pa, K
 SLP, ALTIMETER = "air_pressure_at_mean_sea_level", "altimeter_setting"
+_DERIVED = "from the altimeter setting"
 TEMPERATURE, DEW_POINT = "air_temperature", "dew_point_temperature"
 
 
@@ -74,7 +75,8 @@ def with_altimeter(table: Any, *, highest: float = 100.0, variable: str | None =
 
     Returns:
         A table like it, with more rows, of pressure under the name and in the units of the pressure that is reported, in Pa
-        under the CF name where none is; ``quality`` is that of the altimeter setting. A warning says why where there are none.
+        under the CF name where none is; ``quality`` is that of the altimeter setting, and the column ``derived``, empty in the
+        other rows, says what they were computed from. A warning says why where there are none.
 
     Raises:
         UnitError: If a unit is missing or does not convert.
@@ -107,8 +109,8 @@ def with_altimeter(table: Any, *, highest: float = 100.0, variable: str | None =
     elevation, t, d = (rows[name].to_numpy() for name in ("elevation", "value_t", "value_d"))
     reduced = reduce_to_sea_level(station_pressure(rows["value"].to_numpy(), elevation), elevation, t, d)
     factor, offset = conversion("Pa", units[pressure], f"variable {pressure!r}")
-    added = rows[list(table.columns)].assign(value=reduced * factor + offset, variable=pressure)
-    joined = pd.concat([table.assign(variable=names), added], ignore_index=True)
+    added = rows[list(table.columns)].assign(value=reduced * factor + offset, variable=pressure, derived=_DERIVED)
+    joined = pd.concat([table.assign(variable=names, derived=""), added], ignore_index=True)
     joined["variable"] = pd.Categorical(joined["variable"])
     joined.attrs.update(table.attrs)
     joined.attrs["units"] = units

@@ -53,6 +53,7 @@ class Analysis:
         fields: Scores against the true field by name, weighted by area; empty where that is not known.
         stations: Scores at withheld stations by name, of predictions with the error of the observation; empty without.
         predictions: A row for each withheld station: what it reported, and mean and standard deviation of each prediction.
+        settings: Of the run, for files, by a name without blanks.
     """
 
     problem: StationProblem
@@ -61,6 +62,7 @@ class Analysis:
     fields: Mapping[str, Score] = field(default_factory=dict)
     stations: Mapping[str, Score] = field(default_factory=dict)
     predictions: pd.DataFrame | None = None
+    settings: Mapping[str, str | float] = field(default_factory=dict)
 
     @property
     def departures(self) -> np.ndarray:
@@ -144,6 +146,9 @@ def assimilate(
         raise ValueError(f"assimilate: draws is {draws}; an ensemble takes 2 or more")
     withheld_parts = parts(len(problem.stations), folds, seed) if folds else []
     settings: dict[str, Any] = {"draws": draws, "seed": seed, "batch_size": batch_size, "progress": progress, "device": device}
+    about: dict[str, str | float] = {"number_of_draws": draws, "seed": seed, "folds": folds}
+    about |= {"etkf_radius_km": localisation.radius, "etkf_inflation": localisation.inflation}
+    about["background"] = "draws of the prior's reference Gaussian" if background is None else f"{len(background)} fields given"
     if background is None:
         background = reference_draws(problem.prior, draws, seed)
     drawn = sample(problem.prior, problem.likelihood, sampler, checkpoint=checkpoint, **settings)
@@ -162,7 +167,7 @@ def assimilate(
         members = {POSTERIOR: again, **baselines(held, background, localisation, draws, seed)}
         predicted.append((held.withheld, predict(held.prior, held.withheld, members, seed)))
     stations, predictions = _station_scores(predicted)
-    return Analysis(problem, _labelled(drawn, problem), ensembles, fields, stations, predictions)
+    return Analysis(problem, _labelled(drawn, problem), ensembles, fields, stations, predictions, about)
 
 
 def baselines(

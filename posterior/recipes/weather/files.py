@@ -22,6 +22,7 @@ _STATION_ATTRS = {
     "sigma": {"long_name": "standard deviation of the observation's error"},
     "departure": {"long_name": "reported value less the prior's mean"},
     "normalised": {"long_name": "departure over its expected standard deviation", "units": "1"},
+    "derived": {"long_name": "what the value was computed from; empty where it was reported"},
     "reason": {"long_name": "why the report was left out"},
 }
 
@@ -30,7 +31,8 @@ def to_datatree(analysis: Analysis) -> DataTree:
     """The draws in ArviZ's schema, the time of the analysis, and four groups more.
 
     ``analyses`` has mean and standard deviation of the posterior and of every baseline; ``stations``, ``withheld`` and
-    ``dropped`` are tables, with an axis of reports each. Scores are attributes of ``analyses`` and ``withheld``.
+    ``dropped`` are tables, with an axis of reports each. Scores are attributes of ``analyses`` and ``withheld``; settings of
+    the run and of the checks are attributes of the root.
 
     Args:
         analysis: What to convert.
@@ -46,6 +48,11 @@ def to_datatree(analysis: Analysis) -> DataTree:
     time = {"standard_name": "time", "long_name": "time of the analysis, UTC"}
     tree.dataset = tree.to_dataset().assign_coords(time=((), problem.time.astype("datetime64[ns]"), time))
     tree.attrs["title"] = f"{labels.name} given {len(problem.stations)} stations of {problem.source}"
+    tree.attrs["source"] = f"analysis by posterior of {problem.source}"
+    tree.attrs |= {"prior": draws.stats.prior, "sampler": draws.stats.sampler, "likelihood": draws.stats.likelihood}
+    tree.attrs |= {"law_of_errors": problem.law, **problem.settings, **analysis.settings}
+    if problem.law == "outlier":
+        tree.attrs["share_of_gross_errors"] = problem.fraction
     for group in ("posterior", "reference"):
         if group in tree.children:
             tree[group][draws.name].attrs.update(known)
@@ -87,7 +94,7 @@ def _table(rows: Any, units: str, attrs: dict[str, Any]) -> DataTree:
     for column in rows.columns:
         name = _plain(f"report_{column}" if column in ("time", "latitude", "longitude") else column)
         values = rows[column].to_numpy()
-        if column in ("station", "reason"):
+        if column in ("station", "reason", "derived"):
             values = values.astype(str).astype(object)
         given = dict(_STATION_ATTRS.get(column, {"long_name": column}))
         if column in COLUMNS[4:] or column == "departure" or column.endswith((" mean", " std", "_departure")):

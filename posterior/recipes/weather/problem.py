@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -46,7 +47,7 @@ class StationProblem:
     Args:
         prior: The prior on the date; fields of one channel on a grid, labelled.
         stations: The observations to use, a row each, columns `COLUMNS`: values and error standard deviations in the units
-            of the prior.
+            of the prior; and ``derived`` where some were computed (see `with_altimeter`).
         time: Of the analysis, UTC.
 
     Other arguments:
@@ -57,6 +58,7 @@ class StationProblem:
         fraction: Share of gross errors that "outlier" expects after the checks.
         truth: The true field (*event), or None.
         source: Where the observations come from.
+        settings: How they were made ready, for files: errors and limits of the checks by a name without blanks.
     """
 
     prior: Prior
@@ -68,6 +70,7 @@ class StationProblem:
     fraction: float = 0.02
     truth: Tensor | None = None
     source: str = "observations"
+    settings: Mapping[str, str | float] = field(default_factory=dict)
 
     @property
     def grid(self) -> Grid:

@@ -159,9 +159,18 @@ def screen(
     if not kept.any():
         counted = "; ".join(f"{count} {text}" for text, count in reason.value_counts().items()) or "there are none"
         raise ValueError(f"{source}: no observation of {name!r} is left ({counted})")
-    used = rows.loc[kept, list(COLUMNS)].reset_index(drop=True)
-    left_out = rows.loc[~kept, [*COLUMNS, "departure", "normalised"]].assign(reason=reason[~kept]).reset_index(drop=True)
-    return StationProblem(dated, used, when, dropped=left_out, law=law, source=source)
+    columns = [*COLUMNS, *(["derived"] if "derived" in rows else [])]
+    used = rows.loc[kept, columns].reset_index(drop=True)
+    left_out = rows.loc[~kept, [*columns, "departure", "normalised"]].assign(reason=reason[~kept]).reset_index(drop=True)
+    settings: dict[str, str | float] = {
+        "variable": name,
+        "instrument_error": errors.instrument,
+        "representativeness_error": errors.representativeness,
+        "window_hours": window,
+        "highest_station_metres": highest,
+        "gross_error_standard_deviations": gross,
+    }
+    return StationProblem(dated, used, when, dropped=left_out, law=law, source=source, settings=settings)
 
 
 def _select(table: Any, prior: Prior, variable: str | None) -> tuple[pd.DataFrame, str]:

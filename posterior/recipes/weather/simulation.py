@@ -64,7 +64,9 @@ def simulate(
     exact = station_operator(prior, places).A(truth[None].double())[0, 0].numpy()
     time = as_time(date)
     table = places.assign(time=time, value=exact + sigma * rng.standard_normal(stations), sigma=float(sigma))
-    return StationProblem(on_date(prior, time), table, time, law=law, truth=truth.double(), source=source)
+    return StationProblem(
+        on_date(prior, time), table, time, law=law, truth=truth.double(), source=source, settings={"stations_seed": seed}
+    )
 
 
 def demo_problem(prior: Prior, seed: int = 0, *, stations: int = 30, sigma: float = 1.0) -> StationProblem:
