@@ -164,12 +164,13 @@ def _no_loops(path: Path, select: Mapping[str, int]) -> KSpaceError:
     return KSpaceError(f"{path}: no {next(iter(select))} can be selected; wanted ISMRMRD raw data, which number them")
 
 
-def read_array(path: str | Path, what: str) -> np.ndarray:
+def read_array(path: str | Path, what: str, *, mapped: bool = False) -> np.ndarray:
     """An array from a ``.npy`` file, never unpickled.
 
     Args:
         path: The file.
         what: What errors say was wanted, such as ``"a mask (kx,) or (ky, kx)"``.
+        mapped: Leave the numbers on disk until they are asked for, read-only.
 
     Raises:
         KSpaceError: If the file is missing, truncated, or no array of numbers.
@@ -177,7 +178,7 @@ def read_array(path: str | Path, what: str) -> np.ndarray:
     path = Path(path)
     must_exist(path, what, KSpaceError)
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise KSpaceError(f"{path}: not a complete NumPy .npy file of numbers ({first_line(error)}); wanted {what}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufc":

@@ -91,6 +91,17 @@ class TestConfig:
             ("rank = 6", "spread = 0.0", "reference.spread: 0.0; wanted a positive factor"),
             ("rank = 6", "leading = -1", "reference.leading: -1; wanted a number of EOFs"),
             ("localisation = 4.0", "leading = 2", "reference.leading: 2; wanted a number of EOFs of a reference with a local"),
+            ("channels = [8, 8]", "channels = []", r"network.channels: \[\]; wanted one number of channels or more"),
+            ("groups = 4", "groups = 0", "network.groups: 0; wanted 1 or more"),
+            ("groups = 4", "groups = 4\nlayers = 0", "network.layers: 0; wanted 1 or more"),
+            ("groups = 4", "groups = 4\ndropout = 1.0", r"network.dropout: 1.0; wanted a number in \[0, 1\)"),
+            ("rank = 6", "rank = 0", "reference.rank: 0; wanted 1 or more"),
+            ("rank = 6", "shrinkage = nan", r"reference.shrinkage: nan; wanted a number in \[0, 1\)"),
+            ("rank = 6", "spread = inf", "reference.spread: inf; wanted a positive factor"),
+            ("localisation = 4.0", "localisation = -4.0", "reference.localisation: -4.0; wanted a positive number of grid"),
+            ("localisation = 4.0", "localisation = inf", "reference.localisation: inf; wanted a positive number of grid"),
+            ("yearly = 1", "yearly = -1", "mean.yearly: -1; wanted 0 or more"),
+            ("batch = 4", "batch = 0", "training.batch: 0; wanted 1 or more"),
             ("yearly = 1", "folds = 1", "mean.folds: 1; wanted 0, or 2 or more"),
             ('file = "waves.nc"', "", "wanted one of registry and file"),
             ('[["2001-01-01", "2001-02-20"]]', '[["2001-01-01"]]', r"data.train\[0\]: .*wanted a list of 2"),
@@ -134,6 +145,29 @@ class TestData:
         assert fields.train.shape == (11, 1, 2, 3)
         assert float(fields.train[-1, 0, 0, 0]) == 72
         assert fields.times is None
+
+    @pytest.mark.parametrize("array", [np.array([None, "a"]), np.zeros((0, 2, 3)), np.zeros((4, 4), complex), None])
+    def test_a_file_that_holds_no_fields(self, tmp_path, array):
+        path = config_of(tmp_path, ('"waves.nc"', '"junk.npy"'))
+        (tmp_path / "junk.npy").write_bytes(b"no array")
+        if array is not None:
+            np.save(tmp_path / "junk.npy", array, allow_pickle=True)
+        with pytest.raises(ValueError, match=r"junk\.npy: .*; wanted fields \(N, H, W\) or \(N, C, H, W\)"):
+            self.load(path)
+
+    def test_addresses_of_stores_are_left_as_they_are(self, tmp_path, monkeypatch):
+        from posterior.recipes.training import data
+
+        asked = []
+        monkeypatch.setattr(data, "open_fields", lambda path, *_, **__: asked.append(path) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            self.load(config_of(tmp_path, ('"waves.nc"', '"gs://bucket/waves.zarr"')))
+        assert asked == ["gs://bucket/waves.zarr"]
+
+    def test_times_of_another_calendar(self, tmp_path):
+        days = ("time", np.arange(70.0), {"units": "days since 2001-01-01", "calendar": "360_day"})
+        with pytest.raises(ValueError, match="calendar of its times is '360_day'; wanted the standard one"):
+            self.load(config_of(tmp_path, data=waves().assign_coords(time=days)))
 
     @pytest.mark.parametrize(
         ("changes", "data", "says"),
@@ -243,6 +277,21 @@ class TestPrior:
         x = torch.randn(2, 2, 5, 6, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(flow.denoise(x, 0.5), prior.denoise(x, 0.5), rtol=1e-2, atol=2e-3)
         assert posterior.load_prior(tmp_path / "out").parameterisation.kind == "gaussian-residual-flow"
+
+    @pytest.mark.parametrize(
+        ("old", "new", "says"),
+        [
+            ("channels = [8, 8]", "channels = [8, 12]", r"has network.channels \[8, 8\]; this one has \[8, 12\]"),
+            ("groups = 4", "groups = 2", "has network.groups 4; this one has 2"),
+            ("groups = 4", "groups = 4\nlayers = 2", "has network.layers 1; this one has 2"),
+            ("groups = 4", "groups = 4\nattention = true", "has network.attention False; this one has True"),
+            ('variables = ["u", "v"]', 'variables = ["u"]', "has channels in 4; this one has 2"),
+        ],
+    )
+    def test_weights_of_a_network_of_another_make(self, made, tmp_path, old, new, says):
+        config = config_of(tmp_path, (old, new), ("steps = 6", f"steps = 1\nstart = '{made[0] / 'out'}'"))
+        with pytest.raises(ValueError, match=f"training.start: the network of prior .* {says}"):
+            train_prior(read_config(config), tmp_path / "out", tmp_path / "run", folder=tmp_path)
 
 
 class TestCommand:

@@ -26,6 +26,15 @@ from posterior.recipes.training.data import Fields
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d import UNet2DModel
 
+_MAKE = {
+    "in_channels": "channels in",
+    "out_channels": "channels out",
+    "block_out_channels": "network.channels",
+    "layers_per_block": "network.layers",
+    "norm_num_groups": "network.groups",
+    "add_attention": "network.attention",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Standardised:
@@ -82,7 +91,11 @@ def _on(mean: Climatology | Tensor, times: np.ndarray | None) -> Tensor:
 
 
 def build_prior(config: TrainingConfig, fields: Fields, data: Standardised) -> NetworkPrior:
-    """The prior before its first step; a residual network starts as the reference's denoiser itself."""
+    """The prior before its first step; a residual network starts as the reference's denoiser itself.
+
+    Raises:
+        ValueError: If ``training.start`` has a network of another make.
+    """
     mask = None if fields.labels is None else fields.labels.mask
     reference = _reference(config.reference, data.train, mask)
     parameterisation = _parameterisation(config.network.parameterisation, reference)
@@ -91,7 +104,7 @@ def build_prior(config: TrainingConfig, fields: Fields, data: Standardised) -> N
     card: dict[str, Any] = {}
     if config.training.start is not None:
         start = load_prior(config.training.start)
-        network.load_state_dict(start.network.state_dict())
+        _start_from(start.network, network, config.training.start)
         card["commands"] = list(start.card.get("commands", []))  # of the training that this one goes on from
     return NetworkPrior(
         network,
@@ -187,6 +200,23 @@ def _network(config: NetworkConfig, inputs: int, outputs: int, seed: int) -> UNe
     for parameter in network.conv_out.parameters():
         torch.nn.init.zeros_(parameter)
     return network
+
+
+def _start_from(given: torch.nn.Module, network: UNet2DModel, name: str) -> None:
+    """Give ``network`` the weights of another one of the same make. Weights alone do not show the groups.
+
+    Raises:
+        ValueError: If it is of another make.
+    """
+    old: Any = getattr(given, "config", {})
+    for key, ours in _MAKE.items():
+        got, wanted = (list(v) if isinstance(v, tuple) else v for v in (old.get(key), network.config[key]))
+        if got != wanted:
+            raise ValueError(f"training.start: the network of prior {name!r} has {ours} {got}; this one has {wanted}")
+    try:
+        network.load_state_dict(given.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"training.start: the network of prior {name!r} is of another make than [network] says") from error
 
 
 def measure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import tomllib
 import types
@@ -68,6 +69,8 @@ class MeanConfig:
     def __post_init__(self) -> None:
         if self.folds < 0 or self.folds == 1:
             raise ValueError(f"mean.folds: {self.folds}; wanted 0, or 2 or more")
+        for name in ("yearly", "daily"):
+            _at_least(f"mean.{name}", getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,13 @@ class ReferenceConfig:
     spread: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.spread > 0:
+        if self.rank is not None:
+            _at_least("reference.rank", self.rank, 1)
+        if self.localisation is not None and not 0 < self.localisation < math.inf:
+            raise ValueError(f"reference.localisation: {self.localisation}; wanted a positive number of grid points")
+        if not 0 <= self.shrinkage < 1:
+            raise ValueError(f"reference.shrinkage: {self.shrinkage}; wanted a number in [0, 1)")
+        if not 0 < self.spread < math.inf:
             raise ValueError(f"reference.spread: {self.spread}; wanted a positive factor")
         if self.folds < 0 or self.folds == 1 or (self.folds and self.kind == "none"):
             raise ValueError(f"reference.folds: {self.folds}; wanted 0, or 2 or more of a reference")
@@ -129,6 +138,16 @@ class NetworkConfig:
     groups: int = 8
     parameterisation: str = "gaussian-residual"
 
+    def __post_init__(self) -> None:
+        if not self.channels:
+            raise ValueError("network.channels: []; wanted one number of channels or more")
+        for name in ("groups", "layers"):
+            _at_least(f"network.{name}", getattr(self, name), 1)
+        if bad := [c for c in self.channels if c < 1 or c % self.groups]:
+            raise ValueError(f"network.channels: {bad[0]} does not divide into {self.groups} groups (network.groups)")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"network.dropout: {self.dropout}; wanted a number in [0, 1)")
+
 
 @dataclass(frozen=True)
 class RunConfig(TrainingSettings):
@@ -137,12 +156,16 @@ class RunConfig(TrainingSettings):
     Args:
         batch: Fields in a batch.
         augment: See `posterior.priors.training.batches_of`.
-        start: A prior, by name or path, whose weights training begins with.
+        start: A prior, by name or path, whose weights training begins with; its network must be that of the configuration.
     """
 
     batch: int = 32
     augment: tuple[str, ...] = ()
     start: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("training.batch", self.batch, 1)
 
     def settings(self) -> TrainingSettings:
         """The settings of the loop."""
@@ -197,13 +220,6 @@ class TrainingConfig:
             raise ValueError(
                 f"network.parameterisation: {self.network.parameterisation!r} needs a reference; reference.kind is 'none'"
             )
-        if bad := [c for c in self.network.channels if c < 1 or c % self.network.groups]:
-            raise ValueError(f"network.channels: {bad[0]} does not divide into {self.network.groups} groups (network.groups)")
-        if not 0 <= self.network.dropout < 1 or not 0 <= self.reference.shrinkage < 1:
-            raise ValueError("network.dropout and reference.shrinkage: wanted numbers in [0, 1)")
-        for name, value in (("training.batch", self.training.batch), ("network.layers", self.network.layers)):
-            if value < 1:
-                raise ValueError(f"{name}: {value}; wanted at least 1")
         if self.training.validate_every and not self.data.develop:
             raise ValueError("training.validate_every: there are no fields to validate on; give data.develop")
 
@@ -299,6 +315,11 @@ def _words(hint: Any) -> str:
 
 def _join(where: str, name: str) -> str:
     return f"{where}.{name}" if where else name
+
+
+def _at_least(where: str, value: int, low: int) -> None:
+    if value < low:
+        raise ValueError(f"{where}: {value}; wanted {low} or more")
 
 
 def _one_of(where: str, value: str, words: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from posterior.io.fields import open_fields
+from posterior.io.kspace import read_array
 from posterior.io.registry import fetch
 from posterior.priors.labels import Labels
 from posterior.recipes.training.config import DataConfig
@@ -18,6 +19,7 @@ from posterior.recipes.training.config import DataConfig
 if TYPE_CHECKING:
     from xarray import DataArray
 
+_ARRAY = "fields (N, H, W) or (N, C, H, W)"
 _KEPT = ("standard_name", "long_name", "units", "axis", "positive")
 
 
@@ -57,10 +59,10 @@ def load_fields(config: DataConfig, folder: Path = Path()) -> Fields:
     if config.registry is not None:
         path = fetch(config.registry)
     else:
-        path = Path(config.file or "")
-        path = path if path.is_absolute() or "://" in str(config.file) else folder / path
-    if path.suffix == ".npy":
-        return _from_array(config, np.load(path, mmap_mode="r", allow_pickle=False), path)
+        file = config.file or ""
+        path = file if "://" in file else folder / file
+    if isinstance(path, Path) and path.suffix == ".npy":
+        return _from_array(config, read_array(path, _ARRAY, mapped=True), path)
     arrays = [
         open_fields(
             path,
@@ -82,6 +84,8 @@ def load_fields(config: DataConfig, folder: Path = Path()) -> Fields:
                 f"{path}: {array.name!r} is in {array.attrs['units']!r}, {first.name!r} in {first.attrs['units']!r}"
             )
     arrays = [array.transpose(*dims) for array in arrays]
+    if first["time"].dtype.kind != "M":
+        raise ValueError(f"{path}: the calendar of its times is {first['time'].dt.calendar!r}; wanted the standard one")
     times = first["time"].values.astype("datetime64[s]")
     rows = _periods(config, times)
     parts = [np.stack([np.asarray(a.values[r], dtype=np.float64) for a in arrays], axis=1) for r in rows]
@@ -107,8 +111,8 @@ def _coordinate(values: DataArray) -> DataArray:
 def _from_array(config: DataConfig, array: np.ndarray, path: Path) -> Fields:
     if array.ndim == 3:
         array = array[:, None]
-    if array.ndim != 4 or array.dtype.kind not in "fiu":
-        raise ValueError(f"{path}: holds {array.dtype} of shape {array.shape}; wanted fields (N, H, W) or (N, C, H, W)")
+    if array.ndim != 4 or 0 in array.shape or array.dtype.kind not in "fiu":
+        raise ValueError(f"{path}: holds {array.dtype} of shape {array.shape}; wanted {_ARRAY}")
     rows = _periods(config, np.arange(len(array)))
     train, develop = (torch.from_numpy(np.asarray(array[r], dtype=np.float64)) for r in rows)
     if not (torch.isfinite(train).all() and torch.isfinite(develop).all()):
