@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 
 import posterior
 from benchmarks.fields.cases import DEVELOPMENT, Case
-from posterior.io.registry import fetch
+from posterior.recipes.calibration.mri import head_volume
 from posterior.recipes.mri.results import head_mask
 from posterior.recipes.mri.simulation import demo_image, smooth_phase
 
@@ -20,7 +19,7 @@ SPAN = 4.5  # of the brain prior's coordinates: tissue has magnitudes up to abou
 
 def colin27(index: int, side: int = 224) -> Tensor:
     """Slice ``index`` of the held-out brain, orientations in turn, magnitude (side, side)."""
-    volume = _volume()
+    volume = head_volume()
     axis = index % 3
     where = int(volume.shape[axis] * (0.35 + 0.03 * (index % 10)))
     cut = np.rot90(np.take(volume, where, axis=axis))
@@ -28,14 +27,6 @@ def colin27(index: int, side: int = 224) -> Tensor:
     top, left = (side - cut.shape[0]) // 2, (side - cut.shape[1]) // 2
     full[top : top + cut.shape[0], left : left + cut.shape[1]] = cut
     return torch.from_numpy(full)
-
-
-@cache
-def _volume() -> np.ndarray:
-    import nibabel
-
-    image = nibabel.as_closest_canonical(nibabel.load(fetch("colin27")))
-    return np.asarray(image.dataobj, dtype=np.float32)
 
 
 def brain_crop(problem: int, side: int) -> Tensor:

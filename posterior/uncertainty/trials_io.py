@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posterior.axes import DEFAULT_DIMS
 from posterior.draws_io import replacing
 from posterior.uncertainty.records import attach
 from posterior.uncertainty.trials import Trial, Trials
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from posterior.uncertainty.assessment import Assessment
 
-_DEFAULT_DIMS = {1: ("x",), 2: ("y", "x"), 3: ("channel", "y", "x")}
 _COST = {
     "nfe": ("network calls per draw", "1"),
     "vjps": ("vector-Jacobian products through the network per draw", "1"),
@@ -65,7 +65,7 @@ def to_datatree(
     if len(shapes) != 1:
         raise ValueError(f"to_datatree: trials have draws of shapes {sorted(shapes)}; wanted one shape, and a trial at least")
     ((_, *event),) = shapes
-    axes = tuple(dims or _DEFAULT_DIMS.get(len(event)) or (f"dim_{i}" for i in range(len(event))))
+    axes = tuple(dims or DEFAULT_DIMS.get(len(event)) or (f"dim_{i}" for i in range(len(event))))
     if len(axes) != len(event):
         raise ValueError(f"to_datatree: dims are {axes}; wanted a name for each axis of events of shape {tuple(event)}")
     described = {"units": units, "long_name": f"draws of {name} from the posterior, given the data of each trial"}

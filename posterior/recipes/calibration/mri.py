@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -33,15 +34,19 @@ def held_out_crops(count: int, side: int = 96, seed: int = 0) -> Tensor:
     Raises:
         ValueError: If ``side`` does not fit into the head.
     """
-    volume = _volume()
+    volume = head_volume()
     return torch.stack([_crop(volume, side, np.random.default_rng([seed, i])) for i in range(count)])
 
 
-def _volume() -> np.ndarray:
+@cache
+def head_volume() -> np.ndarray:
+    """The colin27 head, magnitude (right, front, up), which the prior of brains has not seen; read-only."""
     import nibabel
 
     image = nibabel.as_closest_canonical(nibabel.load(fetch("colin27")))
-    return np.asarray(image.dataobj, dtype=np.float32)
+    volume = np.asarray(image.dataobj, dtype=np.float32).copy()
+    volume.flags.writeable = False
+    return volume
 
 
 def _crop(volume: np.ndarray, side: int, rng: np.random.Generator) -> Tensor:
