@@ -100,8 +100,8 @@ def read_observations(
 ) -> pd.DataFrame:
     """Observations from a file, one row per value. The format is told from the content; gzip and zip are unpacked.
 
-    - CSV or Parquet with the columns time, latitude, longitude, variable, value and, where there are such, level, error,
-      station, elevation, quality and units;
+    - CSV, with commas, semicolons or tabs, or Parquet with the columns time, latitude, longitude, variable, value and, where
+      there are such, level, error, station, elevation, quality and units;
     - MADIS NetCDF: surface reports (METAR) and radiosondes;
     - IGRA version 2 soundings;
     - METAR and SPECI reports as text, one per line or as NOAA's cycle files have them.
@@ -174,7 +174,7 @@ def _read(
 
 def _decode(content: bytes, path: Path) -> str:
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig").lstrip("\r\n")
     except UnicodeDecodeError as error:
         raise FileError(f"{path}: starts with {content[:8]!r}; wanted observations as text, Parquet or NetCDF") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,25 +29,48 @@ _ALIASES = {
 }
 _REQUIRED = ("time", "latitude", "longitude", "variable", "value")
 _TEXTS = ("variable", "units", "level_units")
+_DELIMITERS = (",", ";", "\t")
+_DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)\s*$")
 _NUMBERS = ("latitude", "longitude", "level", "value", "error", "elevation")
 
 
 def looks_like_csv(text: str) -> bool:
     """Whether the first line names columns of an observation table."""
-    header = {name.strip() for name in next(csv.reader([text.partition("\n")[0].rstrip("\r")], skipinitialspace=True), [])}
-    return len(header & {*_REQUIRED, *_ALIASES}) >= 2
+    return _delimiter(text) is not None
+
+
+def _delimiter(text: str) -> str | None:
+    """What divides the columns: the sign at which the first line falls into names that are known."""
+    line = (text.splitlines() or [""])[0]
+    known = {sign: len(set(map(_plain, _fields(line, sign))) & {*_REQUIRED, *_ALIASES}) for sign in _DELIMITERS}
+    best = max(known, key=lambda sign: known[sign])
+    return best if known[best] >= 2 else None
+
+
+def _fields(line: str, delimiter: str) -> list[str]:
+    return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+
+
+def _plain(name: Any) -> str:
+    return str(name).strip().lower()
 
 
 def read_csv(text: str, path: Path, units: Mapping[str, str] | None) -> pd.DataFrame:
-    """The table of a CSV file; see `read_observations`."""
+    """The table of a CSV file; see `read_observations`. Between semicolons a comma in a number is a decimal one."""
     import pandas as pd
 
-    _check_last_line(text, path)
+    delimiter = _delimiter(text) or ","
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    header = _check_lines(text, delimiter, path)
     try:
-        raw = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, skipinitialspace=True)
+        # The names from below: pandas calls the second of two columns "value" by another name, and reads on.
+        raw: Any = pd.read_csv(
+            io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False, skipinitialspace=True, index_col=False
+        )
     except ValueError as error:  # pandas' ParserError is one
         raise FileError(f"{path}: not a complete CSV table ({first_line(error)})") from error
-    return _finish(raw, path, units)
+    raw.columns = header
+    return _finish(raw, path, units, comma=delimiter == ";")
 
 
 def read_parquet(content: bytes, path: Path, units: Mapping[str, str] | None) -> pd.DataFrame:
@@ -58,6 +82,8 @@ def read_parquet(content: bytes, path: Path, units: Mapping[str, str] | None) ->
         raw = pd.read_parquet(io.BytesIO(content), engine="pyarrow")
     except (OSError, ValueError) as error:  # those of pyarrow are these
         raise FileError(f"{path}: not a complete Parquet file ({first_line(error)})") from error
+    if any(name is not None for name in raw.index.names):
+        raw = raw.reset_index()
     return _finish(raw, path, units)
 
 
@@ -91,18 +117,34 @@ def write_observations(table: Any, path: str | Path) -> None:
         raise ValueError(f"{path}: tables are written to .csv or .parquet; got {path.suffix or 'no ending'!r}")
 
 
-def _check_last_line(text: str, path: Path) -> None:
-    """A table that was cut off ends in a line of fewer fields, which pandas would fill up."""
-    lines = text.rstrip("\n").splitlines()
-    if len(lines) < 2:
+def _check_lines(text: str, delimiter: str, path: Path) -> list[str]:
+    """The header of a table whose lines all have as many fields: pandas fills up short ones, as that at a cut."""
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+    header: list[str] = []
+    odd: tuple[int, int] | None = None
+    last = 0
+    try:
+        for row in reader:
+            if row and header and len(row) != len(header) and odd is None:
+                odd = reader.line_num, len(row)
+            header, last = header or row, reader.line_num if row else last
+    except csv.Error as error:
+        raise FileError(f"{path}: not a complete CSV table (line {reader.line_num}: {first_line(error)})") from error
+    if odd is not None and odd[0] == last and odd[1] < len(header):
+        raise FileError(f"{path}: the last line has {odd[1]} of {len(header)} fields: the file is truncated")
+    if odd is not None:
+        raise FileError(f"{path}: line {odd[0]} has {odd[1]} fields; wanted {len(header)}, as the first line names")
+    if last < 2:
         raise FileError(f"{path}: an observation table without rows; wanted a header and at least one row")
-    wanted, got = (len(next(csv.reader([line]), [])) for line in (lines[0], lines[-1]))
-    if wanted != got:
-        raise FileError(f"{path}: the last line has {got} of {wanted} fields: the file is truncated")
+    return header
 
 
-def _finish(raw: Any, path: Path, units: Mapping[str, str] | None) -> pd.DataFrame:
-    raw.columns = [str(name).strip() for name in raw.columns]
+def _finish(raw: Any, path: Path, units: Mapping[str, str] | None, comma: bool = False) -> pd.DataFrame:
+    """The table with our names, types and units; ``comma`` for texts that write 1003,2."""
+    names = [_plain(name) for name in raw.columns]
+    if twice := [name for name in (*COLUMNS, *_ALIASES, *_TEXTS) if names.count(name) > 1]:
+        raise FileError(f"{path}: has two columns {twice[0]!r}; wanted one")
+    raw.columns = names
     renamed = {old: new for old, new in _ALIASES.items() if old in raw and new not in raw}
     table = raw.rename(columns=renamed)
     for name in _REQUIRED:
@@ -110,7 +152,8 @@ def _finish(raw: Any, path: Path, units: Mapping[str, str] | None) -> pd.DataFra
             raise FileError(f"{path}: has no column {name!r} but {', '.join(raw.columns)}; wanted {', '.join(_REQUIRED)}")
     for name in _NUMBERS:
         if name in table:
-            table[name] = _numbers(table[name], name, path)
+            texts = table[name].str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True) if comma else table[name]
+            table[name] = _numbers(texts, name, path)
     if "error" in table and (table["error"] <= 0).any():
         raise FileError(f"{path}: column 'error' goes down to {table['error'].min():g}; wanted standard deviations above zero")
     table["time"] = _times(table["time"], path)

@@ -165,6 +165,47 @@ def test_wrong_tables(file, refused, change, words):
     refused(FileError, ["a.csv", *words], read_observations, file(CSV.replace(*change)))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: "\n" + text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\r"),
+        lambda text: text.replace(",", "\t"),
+        lambda text: text.replace(",", ";"),
+        lambda text: text.replace(",", ";").replace(".", ","),
+        lambda text: text.replace("time,lat,lon,level,variable", "Time,LAT,Lon, Level,Variable"),
+    ],
+    ids=["mark of byte order", "Windows", "old Macintosh", "tabs", "semicolons", "decimal commas", "capitals"],
+)
+def test_tables_as_spreadsheets_write_them(file, tmp_path, change):
+    path = tmp_path / "b.csv"
+    path.write_bytes(change(CSV).encode())
+    pd.testing.assert_frame_equal(read_observations(path), read_observations(file(CSV)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("error,station", "value,station"), ["two columns 'value'; wanted one"]),  # of which pandas would rename the second
+        (("Paris,K", "Paris,K,,"), ["line 3 has 11 fields; wanted 9"]),
+        (("London,K", "London"), ["line 2 has 8 fields; wanted 9"]),
+        (("1.5,-0.1", '1.5,"-0.1'), ["b.csv"]),
+    ],
+)
+def test_tables_whose_columns_do_not_line_up(tmp_path, refused, change, words):
+    path = tmp_path / "b.csv"
+    path.write_text(CSV.replace(*change))
+    refused(FileError, ["b.csv", *words], read_observations, path)
+
+
+def test_parquet_tables_whose_index_is_a_column(file, tmp_path):
+    pytest.importorskip("pyarrow")
+    write_observations(read_observations(file(CSV)), tmp_path / "b.parquet")
+    pd.read_parquet(tmp_path / "b.parquet").set_index(["time", "station"]).to_parquet(tmp_path / "c.parquet")
+    pd.testing.assert_frame_equal(read_observations(tmp_path / "c.parquet"), read_observations(tmp_path / "b.parquet"))
+
+
 def test_truncated_tables(file, tmp_path, refused):
     refused(FileError, ["a.csv", "last line has 6 of 9 fields"], read_observations, file(CSV[: CSV.rindex(",0,,Paris") + 2]))
     refused(FileError, ["a.csv", "without rows"], read_observations, file(CSV.splitlines()[0]))
