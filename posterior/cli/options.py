@@ -34,7 +34,7 @@ Prior = Annotated[str, typer.Option(help="A bundled prior, or a folder in diffus
 Sampler = Annotated[SamplerName, typer.Option(help="Sampling method.")]
 Steps = Annotated[int | None, typer.Option(help="Sampler steps; 10, 32, 100, 1000 by method if not given.", min=1)]
 Draws = Annotated[int, typer.Option(help="Draws; a 90 % interval takes 19.", min=1)]
-Seed = Annotated[int, typer.Option(help="Seed of all that is random.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of all that is random.", min=0, max=2**63 - 1)]
 Batch = Annotated[int, typer.Option(help="Draws computed at a time; memory grows with it.", min=1)]
 Device = Annotated[str | None, typer.Option(help="Where to compute, such as cuda; the CPU if not given.")]
 Output = Annotated[Path, typer.Option(help="NetCDF file to write; a picture goes beside it as .png.")]

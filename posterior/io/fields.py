@@ -95,7 +95,7 @@ def open_fields(
     field, ends = _valid_range(field, source)
     if chunks is not None:
         field = _chunk(field, chunks)
-    field = _only_valid(field, *ends)
+    field = _only_valid(_without_text_marker(field), *ends)
     if units is not None:
         field = convert_units(field, units, source)
     return rename_axes(field) if rename else field
@@ -215,7 +215,8 @@ def _pick(dataset: Dataset, variable: str | None, known_as: Collection[str], sou
         if len(found) == 1:
             return found[0]
     if variable is None:
-        raise FileError(f"{source}: holds the variables {', '.join(names) or 'none'}; say which one with variable=")
+        held = ", ".join(names) or "none"
+        raise FileError(f"{source}: holds the variables {held}; say which one with variable=, in a training run data.variables")
     if variable not in names:
         raise FileError(f"{source}: has no variable {variable!r} but {', '.join(names) or 'none'}")
     return variable
@@ -260,13 +261,32 @@ def _state_units(field: DataArray, given: str | None, source: str) -> DataArray:
     return field.assign_attrs(units=stated or given)
 
 
+def _packing(encoding: Mapping[Any, Any]) -> tuple[float, float]:
+    """Factor and offset that packed numbers were unpacked with."""
+    scale, offset = (float(np.asarray(encoding.get(key, usual)).item()) for key, usual in _PACKING.items())
+    return scale, offset
+
+
+def _without_text_marker(field: DataArray) -> DataArray:
+    """Missing where the value is what ``missing_value`` says as text: xarray compares numbers with it, in vain."""
+    marker = field.encoding.get("missing_value")
+    try:
+        packed = float(marker) if isinstance(marker, str) else None
+    except ValueError:
+        return field
+    if packed is None:
+        return field
+    scale, offset = _packing(field.encoding)
+    return field.where(abs(field - (packed * scale + offset)) > 1e-6 * abs(packed * scale))
+
+
 def _valid_range(field: DataArray, source: str) -> tuple[DataArray, list[float]]:
     """The field with its valid range unpacked, and both ends of it, wider by what rounding may move a value.
 
     Integers that state the range of packed data are packed as well; numbers of the unpacked type are not.
     """
     attributes, encoding, ends = dict(field.attrs), field.encoding, [-np.inf, np.inf]
-    scale, offset = (float(np.asarray(encoding.get(key, usual)).item()) for key, usual in _PACKING.items())
+    scale, offset = _packing(encoding)
     for name, which in _VALID.items():
         if name not in attributes or field.dtype.kind not in "fiu":
             continue

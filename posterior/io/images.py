@@ -15,6 +15,7 @@ from torch import Tensor
 from posterior.io._files import UNPACKED_LIMIT, FileError, first_line, must_exist, needs
 
 _NIFTI = (".nii", ".nii.gz")
+_MILLIMETRES = {"micron": 1e-3, "meter": 1e3}
 
 
 class ImageError(FileError):
@@ -118,11 +119,13 @@ def _read_nifti(path: Path, limit: int) -> Image:
         complex_values = kind.kind == "c"
         _check_size(math.prod(image.shape) * (8 if complex_values else 4), limit, path)
         values = np.asarray(image.dataobj, dtype=np.complex64) if complex_values else image.get_fdata(dtype=np.float32)
+        affine = np.array(image.affine, np.float64)
+        affine[:3] *= _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
     except ImageError:
         raise
     except Exception as error:  # nibabel, gzip and zlib raise errors of many kinds for a file that is not whole
         raise ImageError(f"{path}: not a complete NIfTI file ({first_line(error)}); wanted an image") from error
-    return Image(_tensor(values, path), torch.from_numpy(np.array(image.affine, np.float64)), path.name)
+    return Image(_tensor(values, path), torch.from_numpy(affine), path.name)
 
 
 def _read_numpy(path: Path, name: str | None, limit: int) -> np.ndarray:

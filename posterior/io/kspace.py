@@ -223,9 +223,11 @@ def _fastmri_slice(file: h5py.File, path: Path, slice_index: int | None) -> KSpa
     if dataset.ndim not in (3, 4) or 0 in dataset.shape:
         raise KSpaceError(f"{path}: dataset 'kspace' has shape {dataset.shape}; wanted (slices, [coils,] H, W)")
     index = pick_slice(dataset.shape[0], slice_index, path)
-    if dataset.dtype.kind != "c":
+    pairs = dataset.dtype.names == ("real", "imag")  # as MATLAB writes complex numbers
+    if dataset.dtype.kind != "c" and not pairs:
         raise KSpaceError(f"{path}: dataset 'kspace' has dtype {dataset.dtype}; wanted complex numbers")
     array = dataset[index]
+    array = array["real"] + 1j * array["imag"] if pairs else array
     data = _to_complex(array if array.ndim == 3 else array[None], path)
     mask = _nonzero(data)
     given = file.get("mask")
@@ -343,6 +345,8 @@ def _nonzero(data: Tensor) -> Tensor:
 def _fit_mask(mask: Tensor | np.ndarray, shape: tuple[int, ...], source: str, target: str) -> Tensor:
     """``mask`` as bool (ky, kx)."""
     values = torch.as_tensor(mask)
+    while values.ndim > 1 and values.shape[0] == 1 and tuple(values.shape) != shape:
+        values = values[0]
     if tuple(values.shape) not in (shape, shape[-1:]):
         raise KSpaceError(f"{source} has shape {tuple(values.shape)}; wanted ({shape[1]},) or {shape} to fit {target}")
     if values.is_complex() or (values.is_floating_point() and not torch.isfinite(values).all()):

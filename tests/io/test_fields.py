@@ -136,6 +136,15 @@ def test_valid_ranges_of_bytes_without_a_sign(tmp_path):
     np.testing.assert_array_equal(open_fields(tmp_path / "a.nc").values, [0, 200, 400, np.nan])
 
 
+@pytest.mark.parametrize(("marker", "stored"), [("-9999", np.float32), ("-9999", np.int16), ("none", np.float32)])
+def test_a_missing_value_that_is_text(tmp_path, marker, stored):
+    t = xr.Variable(("lat",), np.array([1, -9999, 3], stored), {"units": "K", "missing_value": marker})
+    t.attrs |= {"scale_factor": 0.5} if stored == np.int16 else {}
+    xr.Dataset({"t": t}, {"lat": [0.0, 1, 2]}).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    gap = -9999 if marker == "none" else np.nan
+    np.testing.assert_array_equal(open_fields(tmp_path / "a.nc").values, np.array([1, gap, 3]) * t.attrs.get("scale_factor", 1))
+
+
 def test_a_valid_range_that_is_none(dataset, tmp_path, refused):
     dataset["t2m"].attrs["valid_range"] = "200, 300"
     dataset.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")

@@ -36,6 +36,16 @@ def test_nifti_keeps_the_order_of_its_axes_and_applies_its_scale(tmp_path):
     assert np.array_equal(read_image(tmp_path / "a.nii").data.numpy(), raw.get_fdata(dtype=np.float32))
 
 
+@pytest.mark.parametrize(("unit", "factor"), [("mm", 1.0), ("micron", 1000.0), ("meter", 0.001), ("unknown", 1.0)])
+def test_voxels_are_in_millimetres_whatever_the_unit_of_the_file(tmp_path, volume, unit, factor):
+    out = nibabel.Nifti1Image(volume, np.diag([factor, factor, factor, 1]) @ AFFINE)
+    out.header.set_xyzt_units(unit)
+    nibabel.save(out, tmp_path / "a.nii")
+    image = read_image(tmp_path / "a.nii")
+    np.testing.assert_allclose(image.affine, AFFINE, rtol=1e-6)
+    assert image.voxel_size == pytest.approx((2.0, 3.0, 1.5))
+
+
 def test_complex_nifti(tmp_path, volume):
     image = Image(torch.from_numpy(volume + 1j * volume[::-1]).to(torch.complex64), torch.from_numpy(AFFINE))
     write_image(tmp_path / "a.nii.gz", image)

@@ -115,6 +115,20 @@ def test_averages_are_averaged(writer):
     assert np.array_equal(read_ismrmrd(path, select={"average": 1}).data.numpy(), two[1])
 
 
+def test_segments_are_parts_of_one_image(writer):
+    full = _kspace(COILS, HEIGHT, WIDTH)
+    writer.add_lines(full, range(0, WIDTH, 2), segment=0).add_lines(full, range(1, WIDTH, 2), segment=1)
+    assert np.array_equal(read_kspace(writer.write()).data.numpy(), full)
+
+
+@pytest.mark.parametrize("loop", ["contrast", "phase", "set"])
+def test_loops_of_other_kinds_are_chosen_alike(writer, refused, loop):
+    two = _kspace(2, COILS, HEIGHT, WIDTH)
+    path = writer.add_lines(two[0], **{loop: 0}).add_lines(two[1], **{loop: 1}).write()
+    refused(KSpaceError, [f"holds 2 {loop}s, 0 to 1", f"--select {loop}=0"], read_kspace, path)
+    assert np.array_equal(read_kspace(path, select={loop: 1}).data.numpy(), two[1])
+
+
 def test_reversed_partial_and_padded_readouts(writer):
     full = _kspace(COILS, HEIGHT, WIDTH)
     pad = np.full((COILS, 2), 99, np.complex64)

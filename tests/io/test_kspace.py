@@ -316,3 +316,13 @@ def test_read_array_says_what_was_wanted(tmp_path):
     np.save(tmp_path / "text.npy", np.array(["a"]))
     with pytest.raises(KSpaceError, match="<U1; wanted coil maps"):
         read_array(tmp_path / "text.npy", "coil maps")
+
+
+def test_complex_numbers_as_matlab_writes_them_and_masks_with_an_axis_of_one(tmp_path):
+    data = np.arange(48, dtype=np.float32).reshape(1, 2, 4, 6) + 1j
+    pairs = np.zeros(data.shape, [("real", "<f4"), ("imag", "<f4")])
+    pairs["real"], pairs["imag"] = data.real, data.imag
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["kspace"], file["mask"] = pairs, np.arange(6)[None] % 2
+    kspace = read_kspace(tmp_path / "a.h5")
+    assert np.array_equal(kspace.data.numpy(), (data[0] * (np.arange(6) % 2)).astype(np.complex64))

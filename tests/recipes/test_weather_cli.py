@@ -205,6 +205,7 @@ def test_metar_reports_without_a_date(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--highest", "nan"], "highest is nan; wanted a number"),
         (["--time", "noon"], "--time: 'noon' is no date"),
         (["--withhold", "0.2", "--folds", "3"], "give one of them"),
         (["--instrument", "-1"], "error of instrument is -1; wanted a standard deviation"),

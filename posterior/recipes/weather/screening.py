@@ -122,7 +122,7 @@ def screen(
         The problem; `StationProblem.dropped` has what was left out.
 
     Raises:
-        ValueError: If the variable is not in the table or has no unit that fits, or no observation is left.
+        ValueError: If the variable is not in the table or has no unit that fits, a limit is no number, or no observation is left.
 
     References:
         Lorenc. A global three-dimensional multivariate statistical interpolation scheme. 1981. MWR 109(4).
@@ -131,6 +131,9 @@ def screen(
     """
     import pandas as pd
 
+    for what, limit in (("window", window), ("highest", highest), ("gross", gross)):
+        if np.isnan(limit):
+            raise ValueError(f"{what} is nan; wanted a number")
     standard = standard_name(prior)
     rows, name = _select(table, prior, variable)
     errors = errors or errors_of(prior)
