@@ -72,8 +72,12 @@ def _match(field: DataArray, role: str, names: list[str]) -> str | None:
     return next((name for name in _NAMES[role] if name in names), None)
 
 
-def check_axes(field: DataArray, source: str) -> None:
-    """Raise FileError unless latitude and longitude are numbers on the globe and neither repeats or jumps."""
+def check_axes(field: DataArray, source: str) -> DataArray:
+    """The field, longitudes in one piece: a region across Greenwich that a file in 0..360 cuts in two begins at its west.
+
+    Raises:
+        FileError: Unless latitude and longitude are numbers on the globe and neither repeats or jumps.
+    """
     for role, name in find_axes(field).items():
         coordinate = field[name]
         if role not in ("latitude", "longitude") or coordinate.dtype.kind not in "fiu":
@@ -90,28 +94,32 @@ def check_axes(field: DataArray, source: str) -> None:
         if role == "latitude" and values.ndim == 1 and steps.size and not ((steps > 0).all() or (steps < 0).all()):
             raise FileError(f"{source}: coordinate {name!r} goes up and down; wanted latitudes in order, either way up")
         if role == "longitude" and coordinate.dims == (name,):
-            _check_longitudes(values, f"{source}: coordinate {name!r}")
+            first = _first_longitude(values, f"{source}: coordinate {name!r}")
+            field = field.isel({name: np.roll(np.arange(values.size), -first)}) if first else field
+    return field
 
 
-def _check_longitudes(values: np.ndarray, what: str) -> None:
-    """Longitudes go round the globe one way, in any convention, and by steps that change only gradually."""
+def _first_longitude(values: np.ndarray, what: str) -> int:
+    """Where longitudes begin that go round the globe one way, in any convention, by steps that change only gradually."""
     steps = np.diff(values)
     if not steps.size:
-        return
+        return 0
     steps = np.sign(np.median(steps)) * steps % 360
-    order, places = np.unique(np.round(values % 360, 6) % 360, return_counts=True)
-    if (places > 1).any():
-        twice = order[places > 1][0]
-        raise FileError(f"{what} has {twice:g} degrees {places.max()} times (360 degrees are 0); wanted each longitude once")
+    places, counts = np.unique(np.round(values % 360, 6) % 360, return_counts=True)
+    if (counts > 1).any():
+        twice, most = places[counts.argmax()], counts.max()
+        raise FileError(f"{what} has {twice:g} degrees {most} times (360 degrees are 0); wanted each longitude once")
     if steps.sum() > 360:
         raise FileError(f"{what} goes up and down; wanted longitudes in order, with one step across 0 or 180 degrees at most")
     if steps.size < 3:
-        return
-    padded = np.concatenate([[0.0], steps, [0.0]])
-    gaps = np.flatnonzero(steps > 1.5 * np.maximum(padded[:-2], padded[2:]) + _CLOSE)
-    if gaps.size:
-        first, last = values[gaps[0]], values[gaps[0] + 1]
+        return 0
+    circle = np.append(steps, 360 - steps.sum())
+    gaps = np.flatnonzero(circle > 1.5 * np.maximum(np.roll(circle, 1), np.roll(circle, -1)) + _CLOSE)
+    inside = gaps[gaps < steps.size]
+    if len(gaps) > 1:
+        first, last = values[inside[0]], values[inside[0] + 1]
         raise FileError(f"{what} has a gap from {first:g} to {last:g}; wanted longitudes without gaps, as 350, 355, 0, 5")
+    return int(inside[0]) + 1 if inside.size else 0
 
 
 def on_grid(field: DataArray, latitude: np.ndarray, longitude: np.ndarray, source: str, whose: str) -> DataArray:

@@ -40,7 +40,8 @@ def open_fields(
 ) -> DataArray:
     """One variable of a gridded file, opened without loading it.
 
-    Names, attributes, calendar and the direction of every axis stay as the file has them; fill values become NaN and
+    Names, attributes, calendar and the direction of every axis stay as the file has them, but a region across Greenwich that
+    is cut in two (0, 5, 350, 355) comes in one piece; fill values become NaN and
     packed integers the numbers they stand for. NaN is also what lies outside ``valid_range``, ``valid_min`` or ``valid_max``,
     which packed files give packed: these attributes come back in the unit of the field. The format is told from the content,
     not from the name. Packed files (``.nc.gz``, ``.rda``) are small enough to be read whole; of all others only the coordinates
@@ -90,7 +91,7 @@ def open_fields(
         raise FileError(f"{source}: times of {name!r} cannot be decoded ({first_line(error)})") from error
     field = dataset[name]
     _check_time(field, source)
-    check_axes(field, source)
+    field = check_axes(field, source)
     field = _state_units(field, source_units, source)
     field, ends = _valid_range(field, source)
     if chunks is not None:

@@ -21,7 +21,7 @@ def _field(longitudes):
         ([0, 72, 144, 288, 288], ["'lon' has 288 degrees 2 times", "wanted each longitude once"]),
         ([0, 90, 180, 270, 360], ["'lon' has 0 degrees 2 times .360 degrees are 0."]),
         ([0, 2, 4, 8, 10], ["'lon' has a gap from 4 to 8"]),
-        ([0, 2, 4, 358, 359], ["'lon' has a gap from 4 to 358", "as 350, 355, 0, 5"]),
+        ([0, 2, 4, 90, 92, 94], ["'lon' has a gap from 4 to 90", "as 350, 355, 0, 5"]),
         ([0, 20, 10, 30, 40], ["'lon' goes up and down"]),
     ],
 )
@@ -36,6 +36,20 @@ def test_longitudes_that_repeat_or_have_a_gap(tmp_path, refused, longitudes, wor
 def test_longitudes_of_any_convention(tmp_path, longitudes):
     _field(longitudes).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
     np.testing.assert_allclose(open_fields(tmp_path / "a.nc")["lon"].values, longitudes, rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunks", ["auto", None])
+@pytest.mark.parametrize(
+    ("longitudes", "wanted"),
+    [([0, 2, 4, 356, 358], [356, 358, 0, 2, 4]), ([-180, -178, 176, 178], [176, 178, -180, -178])],
+)
+def test_a_region_that_the_file_cuts_in_two_comes_in_one_piece(tmp_path, longitudes, wanted, chunks):
+    """As `field.assign_coords(lon=field.lon % 360).sortby("lon")` leaves one across Greenwich."""
+    field = _field(longitudes)
+    field.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    found = open_fields(tmp_path / "a.nc", chunks=chunks)
+    assert found["lon"].values.tolist() == wanted
+    np.testing.assert_array_equal(found.values, field.sel(lon=wanted).values)
 
 
 def test_on_grid_takes_the_points_that_are_wanted_in_their_order(tmp_path, refused):

@@ -122,7 +122,8 @@ def screen(
         The problem; `StationProblem.dropped` has what was left out.
 
     Raises:
-        ValueError: If the variable is not in the table or has no unit that fits, a limit is no number, or no observation is left.
+        ValueError: If the variable is not in the table or has no unit that fits, a limit is no number, or no observation is
+            left.
 
     References:
         Lorenc. A global three-dimensional multivariate statistical interpolation scheme. 1981. MWR 109(4).
