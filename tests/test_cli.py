@@ -367,6 +367,7 @@ def test_no_traceback_in_a_real_process(here):
         (SamplingError("draws [0] are\nnot finite"), 2),
         (ImportError("espirit_maps needs sigpy"), 2),
         (MemoryError(), 2),
+        (FloatingPointError("the loss is nan at step 1"), 2),
     ],
 )
 def test_expected_errors_becomeone_sentence(error, status, capsys):

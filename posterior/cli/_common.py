@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Of observations and of results; other dots belong to the name, such as those of a date.
 _FORMATS = {".csv", ".gz", ".nc", ".parquet", ".txt", ".zarr"}
-_EXPECTED = (ValueError, OSError, ImportError, MemoryError)
+_EXPECTED = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
 
 
 @contextlib.contextmanager

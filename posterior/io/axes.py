@@ -32,6 +32,7 @@ _STANDARD_NAMES = {
     "latitude": ("latitude",),
     "longitude": ("longitude",),
 }
+_BOUNDS = {"latitude": (-90.0, 90.0, "within 90"), "longitude": (-360.0, 720.0, "from -360 to 720")}
 _CLOSE = 1e-4  # degrees: about what coordinates in single precision are off by
 _UNITS = {
     "latitude": ("degrees_north", "degree_north", "degrees_N", "degree_N"),
@@ -86,10 +87,11 @@ def check_axes(field: DataArray, source: str) -> DataArray:
         missing = int(np.isnan(values).sum())
         if missing:
             raise FileError(f"{source}: coordinate {name!r} has {missing} of {values.size} values missing; wanted all of them")
-        bound = 90.0 if role == "latitude" else 360.0
-        if values.size and np.abs(values).max() > bound + 1e-6:
-            worst = values.flat[np.abs(values).argmax()]
-            raise FileError(f"{source}: coordinate {name!r} goes to {worst:g}; wanted {role} within {bound:g} degrees")
+        low, high, wanted = _BOUNDS[role]
+        outside = values[(values < low - 1e-6) | (values > high + 1e-6)]
+        if outside.size:
+            worst = outside[np.abs(outside).argmax()]
+            raise FileError(f"{source}: coordinate {name!r} goes to {worst:g}; wanted {role} {wanted} degrees")
         steps = np.diff(values)
         if role == "latitude" and values.ndim == 1 and steps.size and not ((steps > 0).all() or (steps < 0).all()):
             raise FileError(f"{source}: coordinate {name!r} goes up and down; wanted latitudes in order, either way up")

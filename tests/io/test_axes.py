@@ -22,6 +22,7 @@ def _field(longitudes):
         ([0, 90, 180, 270, 360], ["'lon' has 0 degrees 2 times .360 degrees are 0."]),
         ([0, 2, 4, 8, 10], ["'lon' has a gap from 4 to 8"]),
         ([0, 2, 4, 90, 92, 94], ["'lon' has a gap from 4 to 90", "as 350, 355, 0, 5"]),
+        ([700, 710, 720, 730, 740], ["'lon' goes to 740; wanted longitude from -360 to 720 degrees"]),
         ([0, 20, 10, 30, 40], ["'lon' goes up and down"]),
     ],
 )
@@ -31,7 +32,8 @@ def test_longitudes_that_repeat_or_have_a_gap(tmp_path, refused, longitudes, wor
 
 
 @pytest.mark.parametrize(
-    "longitudes", [[350, 355, 0, 5, 10], [170, 175, 180, -175, -170], [40, 30, 20, 10, 0], [0, 1, 2.2, 3.6, 5.3]]
+    "longitudes",
+    [[350, 355, 0, 5, 10], [170, 175, 180, -175, -170], [40, 30, 20, 10, 0], [356, 358, 360, 362, 364], [0, 1, 2.2, 3.6, 5.3]],
 )
 def test_longitudes_of_any_convention(tmp_path, longitudes):
     _field(longitudes).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")

@@ -95,6 +95,13 @@ class TestConfig:
             ("groups = 4", "groups = 0", "network.groups: 0; wanted 1 or more"),
             ("groups = 4", "groups = 4\nlayers = 0", "network.layers: 0; wanted 1 or more"),
             ("groups = 4", "groups = 4\ndropout = 1.0", r"network.dropout: 1.0; wanted a number in \[0, 1\)"),
+            ("[8, 8]", "[8, 4]\nattention = true", "network.attention: takes 8 channels or more at the last level, got 4"),
+            ('"v"]', '"u"]', "data.variables: u, u; wanted each of them once"),
+            (
+                "steps = 6",
+                "steps = 6\nseed = 9223372036854775808",
+                r"seed is 9223372036854775808; wanted a whole number below 2\^63",
+            ),
             ("rank = 6", "rank = 0", "reference.rank: 0; wanted 1 or more"),
             ("rank = 6", "shrinkage = nan", r"reference.shrinkage: nan; wanted a number in \[0, 1\)"),
             ("rank = 6", "spread = inf", "reference.spread: inf; wanted a positive factor"),
@@ -164,6 +171,13 @@ class TestData:
             self.load(config_of(tmp_path, ('"waves.nc"', '"gs://bucket/waves.zarr"')))
         assert asked == ["gs://bucket/waves.zarr"]
 
+    def test_axes_of_one_value_are_left_out(self, tmp_path):
+        plain = self.load(config_of(tmp_path))
+        data = waves().expand_dims(number=[0], level=[850.0])
+        fields = self.load(config_of(tmp_path, data=data))
+        torch.testing.assert_close(fields.train, plain.train, rtol=0, atol=0)
+        assert fields.labels.dims == plain.labels.dims
+
     def test_times_of_another_calendar(self, tmp_path):
         days = ("time", np.arange(70.0), {"units": "days since 2001-01-01", "calendar": "360_day"})
         with pytest.raises(ValueError, match="calendar of its times is '360_day'; wanted the standard one"):
@@ -175,6 +189,7 @@ class TestData:
             ([("2001-02-25", "2001-02-20")], None, "has fields that are in data.train as well"),
             ([("2001-02-20", "2000-12-31"), ("2001-01-01", "2000-01-01")], None, "no field lies in it"),
             ([("2001-02-20", "soon")], None, "wanted two dates"),
+            ([], waves().where(False), "all values of data.train are missing"),
             ([], waves(gap=True), "values are missing at some times only"),
         ],
     )
@@ -263,6 +278,8 @@ class TestPrior:
                 mean = Climatology.fit(fields.train[others], fields.times[others], yearly).on(fields.times[days])
             wanted = (fields.train[days] - mean) / scale
             torch.testing.assert_close(crossed.train[days], wanted.float(), msg=lambda m, k=k: f"fold {k}: {m}")
+        with pytest.raises(ValueError, match="mean: 61 coefficients of harmonics for 51 training fields; wanted more"):
+            standardise(fields, MeanConfig(yearly=30))
         with pytest.raises(ValueError, match="mean.folds: 60 folds of 51 fields"):
             standardise(fields, MeanConfig(folds=60))
 

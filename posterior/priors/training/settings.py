@@ -61,6 +61,8 @@ class TrainingSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise ValueError(f"training: {name} is {value!r}; wanted a whole number of at least {low}")
+        if self.seed >= 2**63:
+            raise ValueError(f"training: seed is {self.seed}; wanted a whole number below 2^63")
         for name in ("learning_rate", "clip", "sigma_min"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"training: {name} is {getattr(self, name)}; wanted a positive number")

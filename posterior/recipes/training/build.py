@@ -57,13 +57,16 @@ def standardise(fields: Fields, about: MeanConfig) -> Standardised:
     """Take the mean of every grid point (and date) away and divide by the root-mean-square of what is left.
 
     Raises:
-        ValueError: If harmonics are asked for and the fields have no times, there are fewer fields than folds, or nothing is
-            left.
+        ValueError: If harmonics are asked for and the fields have no times or are no more than the coefficients, there are
+            fewer fields than folds, or nothing is left.
     """
     if (about.yearly or about.daily) and (fields.times is None or fields.develop_times is None):
         raise ValueError("mean: harmonics need fields with times; these have none")
     if len(fields.train) < about.folds:
         raise ValueError(f"mean.folds: {about.folds} folds of {len(fields.train)} fields")
+    coefficients = 1 + 2 * (about.yearly + about.daily)
+    if coefficients > 1 and len(fields.train) <= coefficients:
+        raise ValueError(f"mean: {coefficients} coefficients of harmonics for {len(fields.train)} training fields; wanted more")
     rows = np.arange(len(fields.train))
     mean = _mean(fields, rows, about)
     train, develop = fields.train - _on(mean, fields.times), fields.develop - _on(mean, fields.develop_times)

@@ -17,6 +17,7 @@ from posterior.priors.training import TrainingSettings
 
 _T = TypeVar("_T")
 
+_HEAD = 8  # channels of an attention head of diffusers' UNet2DModel
 REFERENCES = ("eof", "radial", "none")
 PARAMETERISATIONS = ("gaussian-residual", "gaussian-residual-flow", "edm", "velocity")
 
@@ -145,6 +146,8 @@ class NetworkConfig:
             _at_least(f"network.{name}", getattr(self, name), 1)
         if bad := [c for c in self.channels if c < 1 or c % self.groups]:
             raise ValueError(f"network.channels: {bad[0]} does not divide into {self.groups} groups (network.groups)")
+        if self.attention and self.channels[-1] < _HEAD:
+            raise ValueError(f"network.attention: takes {_HEAD} channels or more at the last level, got {self.channels[-1]}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"network.dropout: {self.dropout}; wanted a number in [0, 1)")
 
@@ -214,6 +217,8 @@ class TrainingConfig:
         _one_of("network.parameterisation", self.network.parameterisation, PARAMETERISATIONS)
         if (self.data.registry is None) == (self.data.file is None):
             raise ValueError("data: wanted one of registry and file")
+        if len(set(self.data.variables)) < len(self.data.variables):
+            raise ValueError(f"data.variables: {', '.join(self.data.variables)}; wanted each of them once")
         if not self.data.train:
             raise ValueError("data.train: wanted at least one period")
         if self.network.parameterisation.startswith("gaussian") and self.reference.kind == "none":

@@ -74,8 +74,9 @@ def load_fields(config: DataConfig, folder: Path = Path()) -> Fields:
         )
         for name in config.variables or (None,)
     ]
-    first = arrays[0]
     dims = ("time", "latitude", "longitude")
+    arrays = [a.squeeze([d for d, size in a.sizes.items() if size == 1 and d not in dims], drop=True) for a in arrays]
+    first = arrays[0]
     for array in arrays:
         if set(array.dims) != set(dims) or array.sizes != first.sizes:
             raise ValueError(f"{path}: {array.name!r} has axes {dict(array.sizes)}; wanted {', '.join(dims)}, the same for all")
@@ -93,6 +94,8 @@ def load_fields(config: DataConfig, folder: Path = Path()) -> Fields:
     for part in parts:
         if (np.isfinite(part) != exists).any():
             raise ValueError(f"{path}: values are missing at some times only; wanted points that exist always or never")
+    if not exists.any():
+        raise ValueError(f"{path}: all values of data.train are missing")
     train, develop = (torch.from_numpy(np.where(exists, part, 0.0)) for part in parts)
     mask = None if exists.all() else torch.from_numpy(exists)
     names = [str(a.name) for a in arrays]
