@@ -294,6 +294,9 @@ def test_one_coil_where_maps_have_eight(here, tmp_path, array, prior_folder):
 
 def test_selections_that_make_no_sense(here, npy):
     _refused(_run("reconstruct", npy, "--select", "repetition"), here, "--select is 'repetition'; wanted NAME=NUMBER")
+    twice = ["--select", "set=0", "--select", "set=1"]
+    _refused(_run("reconstruct", npy, *twice), here, "--select gives 'set' twice, 0 and 1; wanted one of them")
+    _refused(_run("reconstruct", npy, "--select", "set=-1"), here, "--select is 'set=-1'; wanted NAME=NUMBER")
     _refused(_run("reconstruct", npy, "--select", "repetition=0"), here, "scan.npy", "wanted ISMRMRD raw data")
 
 

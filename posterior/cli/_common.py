@@ -54,6 +54,23 @@ def notes() -> Iterator[None]:
         note(text)
 
 
+def pairs(option: str, given: list[str] | None, wanted: str) -> dict[str, str]:
+    """NAME=VALUE texts of an option that may be repeated, each name once.
+
+    Raises:
+        ValueError: If one is of another form, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in given or []:
+        name, _, value = text.partition("=")
+        if not (name and value):
+            raise ValueError(f"{option} is {text!r}; wanted {wanted}")
+        if name in found:
+            raise ValueError(f"{option} gives {name!r} twice, {found[name]} and {value}; wanted one of them")
+        found[name] = value
+    return found
+
+
 def note(text: str) -> None:
     """Say something on the error stream that is not an error."""
     typer.echo(f"note: {text}", err=True)

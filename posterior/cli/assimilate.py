@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from posterior.cli import options
-from posterior.cli._common import check_output, named_after, notes, one_sentence
+from posterior.cli._common import check_output, named_after, notes, one_sentence, pairs
 from posterior.cli._weather import list_dropped, run
 from posterior.cli.options import SamplerName, Sampling
 
@@ -100,7 +100,12 @@ def assimilate(
 
         if time is not None:
             time = _time(time)
-        table = read_observations(file, units=_units(unit), date=time, accept=_ALL_FLAGS if all_flags else PASSED)
+        table = read_observations(
+            file,
+            units=pairs("--unit", unit, "VARIABLE=UNIT, such as slp=hPa") or None,
+            date=time,
+            accept=_ALL_FLAGS if all_flags else PASSED,
+        )
         typer.echo(str(summarise(table)))
         if altimeter:
             with notes():
@@ -138,16 +143,6 @@ def _time(given: str) -> str:
         return str(as_time(given))
     except ValueError as error:
         raise ValueError(f"--time: {error}") from error
-
-
-def _units(given: list[str] | None) -> dict[str, str] | None:
-    if not given:
-        return None
-    pairs = [text.partition("=") for text in given]
-    for name, sign, unit in pairs:
-        if not (name and sign and unit):
-            raise ValueError(f"--unit is {name + sign + unit!r}; wanted VARIABLE=UNIT, such as slp=hPa")
-    return {name: unit for name, _, unit in pairs}
 
 
 def _fields(path: Path, prior: Prior, time: np.datetime64) -> Tensor:

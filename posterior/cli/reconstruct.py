@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from posterior.cli import options
-from posterior.cli._common import check_output, notes, one_sentence
+from posterior.cli._common import check_output, notes, one_sentence, pairs
 from posterior.cli._mri import run
 from posterior.cli.options import SamplerName, Sampling
 
@@ -75,8 +75,8 @@ def reconstruct(
 
 
 def _selected(given: list[str] | None) -> dict[str, int]:
-    pairs = [text.partition("=") for text in given or []]
-    for name, sign, number in pairs:
-        if not (name and number.isascii() and number.isdigit()):
-            raise ValueError(f"--select is {name + sign + number!r}; wanted NAME=NUMBER, such as repetition=0")
-    return {name: int(number) for name, _, number in pairs}
+    wanted = "NAME=NUMBER, such as repetition=0"
+    found = pairs("--select", given, wanted)
+    if bad := [f"{name}={text}" for name, text in found.items() if not (text.isascii() and text.isdigit())]:
+        raise ValueError(f"--select is {bad[0]!r}; wanted {wanted}")
+    return {name: int(text) for name, text in found.items()}
