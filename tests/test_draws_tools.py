@@ -42,6 +42,7 @@ def test_evidence_survives_a_file(suffix, tmp_path, found):
     kept = evidence(path)
     assert str(kept) == str(found)
     assert torch.equal(kept.findings["SBC pixels"].values, found.findings["SBC pixels"].values)
+    assert kept.findings["SBC pixels"].p_value == found.findings["SBC pixels"].p_value
     curve, wanted = (a.findings["sparsification"].curve for a in (kept, found))
     assert torch.equal(curve.values, wanted.values) and curve.band == wanted.band
     with xr.open_datatree(path, engine="h5netcdf" if suffix == ".nc" else "zarr") as tree:

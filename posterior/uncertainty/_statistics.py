@@ -1,4 +1,4 @@
-"""The little statistics that the diagnostics share: smooth tests of uniformity, means of clusters, bands."""
+"""The little statistics that the diagnostics share: smooth tests of uniformity, candidates in the truth's place, bands."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 ORDER = 4  # components of the smooth test
 FEWEST = 20  # trials that a test takes
+RESAMPLES = 99_999  # of `exchange_test`
+_AT_ONCE = 8192
 _POLYNOMIALS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda z: z,
     lambda z: (3 * z**2 - 1) / 2,
@@ -69,45 +71,93 @@ def smooth_test(u: Tensor) -> Tensor:
     return torch.from_numpy(np.atleast_1d(chi2.sf(statistic.numpy(), ORDER)))
 
 
-def mean_test(values: Tensor, expected: Tensor | float = 0.0) -> float:
-    """p-value that independent rows ``values`` (n, m) have the mean ``expected``: Hotelling's T^2, for m = 1 Student's t.
+def exchange_test(rows: Tensor, statistic: Callable[[Tensor], Tensor]) -> float:
+    """p-value that the first row of every trial is one like all its rows: candidates in the truth's place.
 
-    Directions in which the rows do not vary are left out where the mean is right, and refuse it where it is not.
-    """
-    from scipy.stats import f
+    If the sampler is exact, truth and draws of a trial are exchangeable, and so are the rows that are worked out for each of
+    them in the truth's place. With a candidate taken at random in each trial, many times, the statistic has the law that it
+    has of the truths, whatever the law of the rows and however few the trials: p = (1 + #{made >= seen}) / (1 + RESAMPLES).
 
-    n = len(values)
-    off = values.double().mean(0) - expected
-    cov = torch.cov(values.double().T).reshape(values.shape[1], -1)
-    eigenvalues, vectors = torch.linalg.eigh(cov)
-    along = vectors.T @ off
-    varies = eigenvalues > 1e-10 * eigenvalues.max().clamp_min(1e-300)
-    if (along[~varies].abs() > 1e-6).any():
-        return 0.0
-    m = int(varies.sum())
-    if m == 0:
-        return 1.0
-    if n <= m + 1:
-        raise ValueError(f"mean_test: {n} trials cannot test a mean in {m} dimensions; wanted at least {m + 2}")
-    statistic = n * float((along[varies].square() / eigenvalues[varies]).sum())
-    return float(f.sf(statistic * (n - m) / (m * (n - 1)), m, n - m))
-
-
-def share_test(shares: Tensor, expected: float) -> float:
-    """p-value that independent shares (n,), between 0 and 1, have the mean ``expected``: Student's t.
-
-    Where all are equal, which exact samples do by chance, there is no t: twice Hoeffding's bound then, which is conservative.
+    Args:
+        rows: (n, M, m): trials, candidates with the truth first, components. NaN fills up trials of fewer candidates.
+        statistic: Takes rows averaged over trials (..., m) to a number (...), larger where they are less like exact samples.
 
     References:
-        Hoeffding. Probability inequalities for sums of bounded random variables. 1963. JASA 58(301), theorem 1.
+        Ernst. Permutation methods: a basis for exact inference. 2004. Statistical Science 19(4).
+        Phipson, Smyth. Permutation p-values should never be zero. 2010. Stat. Appl. Genet. Mol. Biol. 9(1).
     """
-    from scipy.special import rel_entr
+    g = generator(0, "candidates")
+    # In an order of their own, so that p is the same for the same trials in another order.
+    ordered = sorted(sorted(row for row in trial if row[0] == row[0]) for trial in rows.tolist())
+    trials = [torch.tensor(trial, dtype=rows.dtype) for trial in ordered]
+    seen = float(statistic(rows[:, 0].mean(0)))
+    larger = 0
+    for start in range(0, RESAMPLES, _AT_ONCE):
+        made = rows.new_zeros(min(_AT_ONCE, RESAMPLES - start), rows.shape[-1])
+        for trial in trials:
+            made += trial.index_select(0, torch.randint(len(trial), (len(made),), generator=g))
+        larger += int((statistic(made / len(rows)) >= seen * (1 - 1e-9)).sum())
+    return (1 + larger) / (1 + RESAMPLES)
 
-    if (shares != shares[0]).any():
-        return mean_test(shares[:, None], expected)
-    share = float(shares[0])
-    divergence = float(rel_entr(share, expected) + rel_entr(1 - share, 1 - expected))
-    return min(1.0, 2 * math.exp(-len(shares) * divergence))
+
+def quadratic_test(rows: Tensor) -> float:
+    """`exchange_test` of m^T C^-1 m, m the mean of the truths' rows (n, M, m) less what is expected, and C their covariance.
+
+    Of few trials the covariance is drawn towards that of all candidates, as much as 20 trials more would draw it. Where truths
+    vary otherwise than draws, as with wrong correlations, the mean alone is judged. Directions without variance are left out.
+
+    References:
+        Chung, Romano. Exact and asymptotically robust permutation tests. 2013. Annals of Statistics 41(2).
+    """
+    off, cov = _centred(rows)
+    eigenvalues, vectors = torch.linalg.eigh(cov)
+    varies = eigenvalues > 1e-10 * eigenvalues.max().clamp_min(1e-10)
+    if not varies.any():
+        return 1.0
+    n, m = len(rows), int(varies.sum())
+    white = off @ (vectors[:, varies] / eigenvalues[varies].sqrt())
+    upper = torch.triu_indices(m, m)
+
+    def statistic(mean: Tensor) -> Tensor:
+        c = mean.new_zeros(*mean.shape[:-1], m, m)
+        c[..., upper[0], upper[1]] = c[..., upper[1], upper[0]] = n * mean[..., m:]
+        root = torch.linalg.cholesky(c + FEWEST * torch.eye(m, dtype=mean.dtype))
+        return torch.linalg.solve_triangular(root, mean[..., :m, None], upper=False).square().sum((-2, -1))
+
+    return exchange_test(torch.cat([white, white[..., upper[0]] * white[..., upper[1]]], -1), statistic)
+
+
+def largest_test(rows: Tensor) -> float:
+    """`exchange_test` of the largest component of |m|, each in units of its standard deviation; both as in `quadratic_test`."""
+    off, cov = _centred(rows)
+    variance = cov.diagonal()
+    varies = variance > 1e-10 * variance.max().clamp_min(1e-10)
+    if not varies.any():
+        return 1.0
+    n, m = len(rows), int(varies.sum())
+    scaled = off[..., varies] / variance[varies].sqrt()
+    return exchange_test(
+        torch.cat([scaled, scaled.square()], -1),
+        lambda mean: (mean[..., :m].square() / (n * mean[..., m:] + FEWEST)).amax(-1),
+    )
+
+
+def _centred(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (n, M, m) less the mean of each trial's, which is what is expected of its truth, and their covariance (m, m)."""
+    rows = rows.double()
+    off = rows - rows.nanmean(1, keepdim=True)
+    each = (~off[..., 0].isnan()).sum(1)
+    kept = off.nan_to_num(0.0)
+    return off, torch.einsum("nma,nmb->nab", kept, kept).div(each[:, None, None]).mean(0)
+
+
+def merged(p_values: Tensor) -> Tensor:
+    """One p-value for those along the last axis, however dependent: twice their mean.
+
+    References:
+        Vovk, Wang. Combining p-values via averaging. 2020. Biometrika 107(4).
+    """
+    return (2 * p_values.mean(-1)).clamp_max(1)
 
 
 def adjusted(p_values: Tensor) -> float:

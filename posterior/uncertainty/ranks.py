@@ -18,9 +18,10 @@ from posterior.uncertainty._statistics import (
     check_level,
     check_trials,
     generator,
+    largest_test,
     legendre,
-    mean_test,
-    share_test,
+    merged,
+    quadratic_test,
     smooth_test,
 )
 from posterior.uncertainty.findings import Judged
@@ -29,6 +30,7 @@ from posterior.uncertainty.trials import Trial, Trials
 # Takes a trial to one number, or k of them, for the truth and then for each draw: (S + 1,) or (S + 1, k).
 Statistic = Callable[[Trial], Tensor]
 LEVELS = (0.5, 0.8, 0.9, 0.95)
+BINS = 40  # of candidates' ranks: the ends of the central intervals of 5 %, 10 %, ... are edges
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,10 @@ class Ranks(Judged):
         names: Names of the k quantities.
         pooled: The quantities are of one kind (pixels of a field): they are judged together, their dependence inside
             a trial counted. If not, each is judged by itself and the smallest p-value adjusted for their number.
+        candidates: Of pooled quantities, what `rank_truths` makes: for the truth and then each draw, in the truth's
+            place, the share of the quantities whose u lies in each of 40 bins of [0, 1], averaged over U, (n, S + 1, 40);
+            NaN fills up trials of fewer draws. Their p-values are exact with it, of any number of trials and any dependence,
+            and 1e-5 at least. Without, they are twice the mean over quantities, which holds but sees much less.
 
     Raises:
         ValueError: If shapes do not fit or there are fewer than 20 trials.
@@ -53,11 +59,15 @@ class Ranks(Judged):
     values: Tensor
     names: tuple[str, ...]
     pooled: bool = False
+    candidates: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_trials(f"Ranks({self.name})", len(self.values))
         if self.values.shape[1] != len(self.names) and not self.pooled:
             raise ValueError(f"Ranks({self.name}): {self.values.shape[1]} quantities have {len(self.names)} names")
+        shape = None if self.candidates is None else tuple(self.candidates.shape)
+        if shape is not None and (len(shape) != 3 or shape[0] != len(self.values) or shape[2] != BINS):
+            raise ValueError(f"Ranks({self.name}): candidates have shape {shape}; wanted ({len(self.values)}, S + 1, {BINS})")
 
     @cached_property
     def p_values(self) -> Tensor:
@@ -67,9 +77,20 @@ class Ranks(Judged):
     @property
     def p_value(self) -> float:
         """One p-value for all quantities."""
-        if self.pooled and self.values.shape[1] > 1:
-            return mean_test(torch.stack([legendre(row).mean(0) for row in self.values]))
-        return adjusted(self.p_values)
+        return self._joint
+
+    @cached_property
+    def _joint(self) -> float:
+        if not self._together:
+            return adjusted(self.p_values)
+        if self.candidates is None:
+            return float(merged(self.p_values))
+        middles = (torch.arange(BINS, dtype=torch.float64) + 0.5) / BINS
+        return quadratic_test(self.candidates.double() @ legendre(middles))
+
+    @property
+    def _together(self) -> bool:
+        return self.pooled and self.values.shape[1] > 1
 
     def only(self, name: str) -> Ranks:
         """The ranks of one quantity, such as a region, by its name.
@@ -114,19 +135,25 @@ class Ranks(Judged):
     def coverage_p_value(self, levels: tuple[float, ...] = LEVELS) -> float:
         """p-value that all central intervals cover their level, adjusted for the number of tests.
 
-        Exact binomial for each quantity and level; where quantities are pooled, a test of the share of each trial.
+        Exact binomial for each quantity and level. Where quantities are pooled, the share of truths inside at the level where
+        it is farthest off, against those of ``candidates``; at levels between edges of their bins, shares are interpolated.
+
+        Raises:
+            ValueError: If a level is not between 0 and 1.
         """
         from scipy.stats import binomtest
 
-        n, k = self.values.shape
-        found = []
         for level in levels:
-            inside = (2 * self.values - 1).abs() <= level
-            if self.pooled and k > 1:
-                found.append(share_test(inside.double().mean(1), level))
-            else:
-                found.extend(binomtest(count, n, level).pvalue for count in inside.sum(0).tolist())
-        return adjusted(torch.tensor(found, dtype=torch.float64))
+            check_level("Ranks.coverage_p_value", level)
+        if self._together and self.candidates is not None:
+            return largest_test(self.candidates.double() @ _inside(levels))
+        n, found = len(self.values), []
+        for level in levels:
+            counts = ((2 * self.values - 1).abs() <= level).sum(0)
+            known = {count: binomtest(count, n, level).pvalue for count in set(counts.tolist())}
+            p_values = torch.tensor([known[count] for count in counts.tolist()], dtype=torch.float64)
+            found.append(merged(p_values) if self._together else p_values)
+        return adjusted(torch.stack(found).flatten())
 
     def histogram(self, bins: int = 10, band: float = 0.95) -> Curve:
         """Rank histogram: share of the ranks in each of ``bins`` bins, over all quantities.
@@ -238,7 +265,7 @@ def rank_truths(
         ValueError: If there are too few trials, or the statistic has the wrong shape or values that are NaN.
     """
     g = generator(seed, "ties")
-    rows = []
+    rows, places = [], []
     for trial in trials:
         even = trial.equally_weighted()
         found = statistic(even).double()
@@ -249,10 +276,14 @@ def rank_truths(
             )
         if found.isnan().any():
             raise ValueError(f"{name}: the statistic of trial {len(rows)} is NaN")
-        rows.append(_uniforms(found.reshape(len(found), -1), g))
+        found = found.reshape(len(found), -1)
+        rows.append(_uniforms(found, g))
+        if pooled:
+            places.append(_places(found))
     check_trials(name, len(rows))
     values = torch.stack(rows)
-    return Ranks(name, values, names or tuple(str(i) for i in range(values.shape[1])), pooled)
+    candidates = torch.nn.utils.rnn.pad_sequence(places, batch_first=True, padding_value=torch.nan) if pooled else None
+    return Ranks(name, values, names or tuple(str(i) for i in range(values.shape[1])), pooled, candidates)
 
 
 def uniform_ranks(members: Tensor, seed: int = 0) -> Tensor:
@@ -269,3 +300,29 @@ def _uniforms(found: Tensor, g: torch.Generator) -> Tensor:
     tied = (found[1:] == found[0]).sum(0)
     spread = torch.rand(found.shape[1], generator=g, dtype=torch.float64)
     return (below + (tied + 1) * spread) / len(found)
+
+
+def _places(found: Tensor) -> Tensor:
+    """Share of the k values of each of the members (M, k) whose u among the others lies in each bin, (M, BINS), float32.
+
+    u is uniform between the number of members below and that of those not above, over M. The shares of its M steps are the
+    running sum of what begins and what ends there.
+    """
+    m, k = found.shape
+    ordered, each = found.T.contiguous().sort(1).values, found.T.contiguous()
+    begins, ends = (torch.searchsorted(ordered, each, right=right) for right in (False, True))
+    density = 1 / (ends - begins).double().flatten()
+    rows = torch.arange(m) * (m + 1)
+    steps = torch.zeros(m * (m + 1), dtype=torch.float64)
+    steps.index_add_(0, (rows + begins).flatten(), density).index_add_(0, (rows + ends).flatten(), -density)
+    shares = steps.reshape(m, m + 1).cumsum(1)[:, :m] / k
+    edges = torch.arange(BINS + 1, dtype=torch.float64) / BINS
+    below = (edges * m - torch.arange(m)[:, None]).clamp(0, 1)
+    return (shares @ below.diff(dim=1)).float()
+
+
+def _inside(levels: tuple[float, ...]) -> Tensor:
+    """Share of each bin that lies inside the central interval of each level, (BINS, levels)."""
+    edges = torch.arange(BINS + 1, dtype=torch.float64)[:, None] / BINS
+    half = torch.tensor(levels, dtype=torch.float64) / 2
+    return ((edges - 0.5).clamp(-half, half).diff(dim=0) * BINS).clamp(0, 1)

@@ -127,7 +127,7 @@ def _pack(finding: Any, slug: str, ranks: dict[str, Any], rest: dict[str, Any]) 
         value, name = getattr(finding, item.name), f"{slug}_{item.name}"
         if dataclasses.is_dataclass(value):
             entry[item.name] = _pack(value, slug if item.name == "ranks" else name, ranks, rest)
-        elif isinstance(value, Tensor) and isinstance(finding, Ranks):
+        elif isinstance(finding, Ranks) and item.name == "values":
             ranks[slug] = (("sample", f"{slug}_quantity"), value.numpy(), {"long_name": finding.name, "units": "1"})
             entry[item.name] = {"variable": slug, "group": "prior_sbc"}
         elif isinstance(value, Tensor):
