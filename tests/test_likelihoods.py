@@ -135,6 +135,30 @@ class TestReach:
         like = GaussianLikelihood(Intensity(), normal(1, 31), 0.1).in_standard(Affine(), SHAPE)
         assert like.count == 31
 
+    @pytest.mark.parametrize("after", ["offset", "even", "threshold", "saturated"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_what_an_operator_that_is_not_linear_cannot_see_is_no_datum(self, after, dtype):
+        """Whatever stands there; and what it sees is one, be the operator flat about most fields."""
+        mask = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
+        bends = {
+            "offset": lambda y: y + 1,
+            "even": torch.square,
+            "threshold": lambda y: torch.relu(y - 3),
+            "saturated": lambda y: y.clamp(-0.1, 0.1),
+        }
+
+        class Masked(deepinv.physics.Physics):
+            def A(self, x, **_):
+                return bends[after](x * mask.to(x))
+
+        x = normal(3, 2, 5, dtype=dtype)
+        y = normal(1, 2, 5, seed=1, dtype=dtype)
+        like = GaussianLikelihood(Masked(), y, 0.5).in_standard(Affine(), (2, 5), dtype)
+        assert torch.equal(like.reach, mask.bool().expand(1, 2, 5))
+        squares = (4 * (y - Masked().A(x)) ** 2)[:, :, mask.bool()].flatten(1)
+        torch.testing.assert_close(like.chi_square(x), squares.mean(1))
+        torch.testing.assert_close(like.log_prob(x), -0.5 * (squares + math.log(2 * math.pi / 4)).sum(1))
+
     def test_zero_imaginary_parts_of_a_real_transform_are_no_measurements(self):
         """Those of the four self-conjugate frequencies of a real field are zero whatever the field."""
         shape = (1, 6, 4)

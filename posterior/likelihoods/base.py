@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from deepinv.physics import Physics
 
 
+FAR = 1e3  # standardised units in which a field is out of reach of any threshold
 PRECISIONS = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
@@ -122,7 +123,7 @@ class Likelihood(ABC):
     Args:
         operator: A `deepinv.physics.Physics` or one of `operators`; called as ``operator.A(x)``, noiseless.
         y: Data, shape (1, *range), units of the instrument. Entries that the operator cannot reach (off a
-            sampling mask) count for nothing.
+            sampling mask), whatever the field, count for nothing.
 
     Attributes:
         sigma: Standard deviation of the noise, as far as it is known before x is; broadcasts to ``y``.
@@ -170,13 +171,7 @@ class Likelihood(ABC):
         inner = dtype if operator is not self.operator else real_view(self.y).dtype
         model = ForwardModel(operator, affine, self.y.is_complex(), inner)
         y = real_view(self.y).to(dtype)
-        reach = torch.ones_like(y, dtype=torch.bool)
-        if model.linear:
-            # A generic field shows which data the operator can reach; what it cannot is no measurement.
-            g = torch.Generator().manual_seed(0)
-            probe = torch.randn(1, *event_shape, generator=g, dtype=dtype).to(y.device)
-            reach = model.apply(probe) != 0
-        return self._standard(model, y, reach)
+        return self._standard(model, y, _reached(model, y, event_shape))
 
     @abstractmethod
     def _standard(self, model: ForwardModel, y: Tensor, reach: Tensor) -> StandardLikelihood:
@@ -299,6 +294,25 @@ class StandardLikelihood:
 
     def _total(self, density: Tensor) -> Tensor:
         return torch.where(self.reach, density, 0.0).flatten(1).sum(1) + self.log_scale
+
+
+@torch.no_grad()
+def _reached(model: ForwardModel, y: Tensor, event_shape: tuple[int, ...]) -> Tensor:
+    """Which data depend on the field, shape of ``y``; those that do not are no measurements.
+
+    A generic field shows it of a linear operator. Any other may be flat about one field, at a threshold or where it is
+    saturated, or even in it: fields of both signs, and far off, must all give the same datum, to the last bit.
+    """
+    g = torch.Generator().manual_seed(0)
+    probe = torch.randn(1, *event_shape, generator=g, dtype=y.dtype).to(y.device)
+    if model.linear:
+        return model.apply(probe) != 0
+    first = model.predict(probe)
+    reach = torch.zeros_like(y, dtype=torch.bool)
+    for size in (-1, FAR, -FAR):
+        if not reach.all():
+            reach = reach | (model.predict(size * probe) != first)
+    return reach
 
 
 def positive(owner: str, name: str, value: Tensor | float, y: Tensor) -> Tensor:
