@@ -111,6 +111,7 @@ def test_residual_of_few_counts_is_finite():
     ("y", "gain", "message"),
     [
         (torch.full((1, 4), 1.5), 1.0, "whole multiples of gain, 1, and not negative"),
+        (torch.full((1, 4), 10000.3), 1.0, "whole multiples of gain, 1, and not negative"),
         (torch.full((1, 4), -1.0), 1.0, "whole multiples of gain, 1, and not negative"),
         (torch.ones(1, 4), 0.0, "gain must be positive and finite, got 0.0"),
         (torch.full((1, 4), torch.nan), 1.0, "PoissonLikelihood: y has 4 values that are NaN"),
@@ -119,6 +120,12 @@ def test_residual_of_few_counts_is_finite():
 def test_data_that_are_no_counts_are_refused(y, gain, message):
     with pytest.raises(ValueError, match=message):
         PoissonLikelihood(Exposure(), y, gain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_counts_in_other_units_are_counts_to_their_rounding(dtype):
+    k = torch.tensor([[0, 1, 7, 99, 4095, 65535, 999983]], dtype=dtype)
+    assert PoissonLikelihood(Exposure(), k / 3, 1 / 3).gain == 1 / 3
 
 
 def test_complex_counts_are_refused():
@@ -326,6 +333,15 @@ def test_laws_that_make_no_sense_are_refused(case):
     build, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         build(torch.ones(1, 4))
+
+
+def test_a_covariance_may_be_an_array():
+    y, cov = normal(1, 4, dtype=torch.float64), correlation(4)
+    found, wanted = (CorrelatedGaussianLikelihood(deepinv.physics.Denoising(), y, c) for c in (cov.numpy(), cov))
+    assert torch.equal(found.log_prob(y + 1), wanted.log_prob(y + 1))
+    assert torch.equal(found.sigma, wanted.sigma)
+    with pytest.raises(TypeError, match="CorrelatedGaussianLikelihood: covariance is a str; wanted a tensor or an array"):
+        CorrelatedGaussianLikelihood(deepinv.physics.Denoising(), y, "white")
 
 
 def test_data_out_of_reach_are_refused_where_noise_is_correlated():

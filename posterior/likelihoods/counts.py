@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WINDOW = 10  # standard deviations of the amplifier's noise that are summed over on either side
 MOST_TERMS = 256
+FRACTION = 0.01  # of a count, besides rounding: what a gain known to some digits leaves
 LEAST_RATE = 0.01  # counts: Pearson's statistic divides by no less, or a draw near zero where one was counted decides all
 
 
@@ -40,7 +41,7 @@ class PoissonLikelihood(Likelihood):
         super().__init__(operator, y)
         self.gain = _gain("PoissonLikelihood", y, gain)
         counts = y.double() / gain
-        if (counts < 0).any() or ((counts - counts.round()).abs() > 1e-3 * counts.clamp_min(1)).any():
+        if (counts < 0).any() or ((counts - counts.round()).abs() > FRACTION + 8 * torch.finfo(y.dtype).eps * counts).any():
             raise ValueError(f"PoissonLikelihood: y must be whole multiples of gain, {gain:g}, and not negative")
         self.sigma = _shot_variance(y, gain).sqrt()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,20 +51,21 @@ class CorrelatedGaussianLikelihood(Likelihood):
         operator: See `Likelihood`; it must reach every datum.
         y: See `Likelihood`; real.
         covariance: R as a matrix (m, m), m = prod(range), or the spectrum of stationary noise: the variance of each
-            coefficient of the orthonormal FFT over the last axes of ``y``. Units of ``y``, squared.
+            coefficient of the orthonormal FFT over the last axes of ``y``. A tensor or an array, units of ``y``, squared.
 
     Raises:
         ValueError: If ``y`` does not fit `Likelihood`, if ``covariance`` fits neither form or is not positive definite,
             or some data are out of the operator's reach.
-        TypeError: If ``operator`` is not a deepinv Physics or ``y`` is not a real tensor of single or double precision.
+        TypeError: If ``operator`` is not a deepinv Physics, ``y`` is not a real tensor of single or double precision, or
+            ``covariance`` is no array of real numbers.
     """
 
-    def __init__(self, operator: Physics, y: Tensor, covariance: Tensor) -> None:
+    def __init__(self, operator: Physics, y: Tensor, covariance: Tensor | np.ndarray) -> None:
         super().__init__(operator, y)
         if y.is_complex():
             raise TypeError(f"CorrelatedGaussianLikelihood: y is {describe(y)}; wanted real data")
         self.covariance = covariance_of(tuple(y.shape[1:]), covariance, "CorrelatedGaussianLikelihood", "covariance")
-        values = self.covariance.eigenvalues
+        covariance, values = torch.as_tensor(covariance).detach(), self.covariance.eigenvalues
         if not (values > 1e-12 * values.max()).all():
             raise ValueError("CorrelatedGaussianLikelihood: covariance is singular; every direction needs some noise")
         if covariance.shape == (y[0].numel(),) * 2:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -301,7 +302,9 @@ def isotropic(variance: float) -> Covariance:
     return Covariance(IdentityBasis(), torch.tensor(variance, dtype=torch.float64))
 
 
-def covariance_of(event_shape: tuple[int, ...], cov: Tensor, owner: str = "GaussianPrior", name: str = "cov") -> Covariance:
+def covariance_of(
+    event_shape: tuple[int, ...], cov: Tensor | np.ndarray, owner: str = "GaussianPrior", name: str = "cov"
+) -> Covariance:
     """A `Covariance` from what users hold: a dense matrix or a stationary spectrum.
 
     Args:
@@ -318,8 +321,12 @@ def covariance_of(event_shape: tuple[int, ...], cov: Tensor, owner: str = "Gauss
     Raises:
         ValueError: If the shape fits neither form, the matrix is not symmetric positive semi-definite, or the
             spectrum is negative or not symmetric under f -> -f.
+        TypeError: If ``cov`` is no array of real numbers.
     """
-    cov = torch.as_tensor(cov).detach()
+    try:
+        cov = torch.as_tensor(cov).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{owner}: {name} is a {type(cov).__name__}; wanted a tensor or an array of numbers") from error
     must_be_real(owner, name, cov)
     cov = cov.to(torch.float64)
     n = int(torch.Size(event_shape).numel())
