@@ -81,6 +81,15 @@ def test_rows_of_an_earlier_training_are_named(trials):
     assert "- Drawn with an earlier training of `brain-mri` than the others: MMPS." in bench.page([row, old])
 
 
+def test_rows_of_an_earlier_test_are_marked(trials):
+    row = bench.score("gaussian-field", trials, "GaussianBridge") | {"problem": "mri-4x"}
+    shown = bench._p(row["p_values"]["pixels"])
+    old = {k: v for k, v in row.items() if k != "exact_tests"} | {"sampler": "MMPS"}
+    assert f"| {shown} |" in bench.page([row]) and "Hotelling" not in bench.page([row])
+    text = bench.page([row, old])
+    assert f"| {shown}* |" in text and "- *: of Hotelling's test" in text
+
+
 def test_rows_of_other_runs_are_taken_over(trials, tmp_path):
     row = bench.score("gaussian-field", trials, "GaussianBridge") | {"problem": "mri-4x"}
     here, other = tmp_path / "here.json", tmp_path / "other.json"
