@@ -77,8 +77,9 @@ class DataStep:
             uphill = likelihood_gradient(problem, lin)
             largest = torch.maximum(largest, _curvature(problem, lin, uphill))
             q = self.step / (r**2 * largest).clamp_min(self.step)
-            a = ((1 - q) / (1 + q)).to(x.dtype)
-            x = mean + a * (x - mean) + (1 - a) * r**2 * uphill + r * (1 - a**2).sqrt() * noise()
+            # 1 - a and 1 - a^2, which are nothing in float32 where q is small and a is cast.
+            back, fresh = (2 * q / (1 + q)).to(x.dtype), (2 * q.sqrt() / (1 + q)).to(x.dtype)
+            x = x + back * (mean - x + r**2 * uphill) + r * fresh * noise()
         return x
 
 

@@ -1,5 +1,7 @@
 """The draw given data on which DAPS, PnP-DM and the scaled FlowDPS rest."""
 
+import math
+
 import deepinv
 import pytest
 import torch
@@ -27,13 +29,13 @@ class Curved(deepinv.physics.Physics):
         return torch.atan(self.bend * u) / self.bend if self.bend else u
 
 
-def drawn(prior, likelihood, mean, r, **options):
+def drawn(prior, likelihood, mean, r, dtype=F64, **options):
     shape = prior.event_shape
-    problem = Problem(prior, likelihood.in_standard(prior.affine, shape), shape)
+    problem = Problem(prior, likelihood.in_standard(prior.affine, shape, dtype), shape)
     generator = torch.Generator().manual_seed(0)
 
     def noise(inner=None):
-        return torch.randn(DRAWS, *(shape if inner is None else inner), generator=generator, dtype=F64)
+        return torch.randn(DRAWS, *(shape if inner is None else inner), generator=generator, dtype=dtype)
 
     with torch.no_grad():
         return posterior.DataStep(**options).draw(problem, mean.expand(DRAWS, *shape).clone(), r, noise)
@@ -76,6 +78,18 @@ def test_draws_of_a_bent_sensor_follow_the_density(m, r, y):
     std = (p * (x - mean).square()).sum().sqrt()
     assert float(draws.mean()) == pytest.approx(float(mean), abs=0.12 * float(std))
     assert float(draws.std()) == pytest.approx(float(std), rel=0.12)
+
+
+def test_moves_far_smaller_than_r_are_made_in_single_precision():
+    """1 - a is 1e-9 of the way here, which is nothing beside a in float32."""
+    f32 = torch.float32
+    prior = posterior.GaussianPrior(torch.zeros(1, dtype=f32), torch.eye(1, dtype=f32))
+    like = posterior.GaussianLikelihood(Curved(torch.ones(1, 1, dtype=f32), 1.5), torch.full((1, 1), 0.6, dtype=f32), 1e-4)
+    draws = drawn(prior, like, torch.full((1,), 0.2, dtype=f32), 1.0, dtype=f32, langevin=200)[:, 0]
+    root = math.tan(1.5 * 0.6) / 1.5
+    std = 1e-4 * (1 + (1.5 * root) ** 2)
+    assert float(draws.mean()) == pytest.approx(root, abs=0.2 * std)
+    assert float(draws.std()) == pytest.approx(std, rel=0.2)
 
 
 @pytest.mark.parametrize("name", ["GaussianBridge", "REDDiff"])
