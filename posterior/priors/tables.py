@@ -202,7 +202,7 @@ def read_local(tables: Tables, reference: Reference | None, event_shape: tuple[i
     if not isinstance(reference, MeasuredReference):
         raise ValueError(f"{tables.where}: local.values without a reference")
     edges, values = tables.take("local.edges", (None, None, None, 2)), tables.take("local.values", (None,) * 5)
-    if not (edges.is_floating_point() and values.is_floating_point() and float(values.abs().max()) < LARGEST_LOG):
+    if not float(values.abs().max()) < LARGEST_LOG:
         raise ValueError(f"{tables.where}: local.values are no logarithms of variances")
     sigmas, errors = _read_errors(tables, edges.shape[1], reference.rows, owner="local")
     if errors is None:

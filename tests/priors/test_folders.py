@@ -327,7 +327,7 @@ class TestRefusals:
             ({"layers_per_block": [1, 10**9]}, "there are only"),
             ({"block_out_channels": [8, 17]}, "does not describe a UNet2DModel"),
             ({"down_block_types": ["Nonsense", "DownBlock2D"]}, "does not describe a UNet2DModel"),
-            ({"in_channels": "many"}, "in_channels is 'many'; wanted a number"),
+            ({"in_channels": "many"}, "in_channels is 'many'; wanted a whole number"),
             ({"in_channels": 5}, "5 channels in and 4 out; wanted 5 and 5"),
         ],
     )

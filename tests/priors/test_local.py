@@ -342,7 +342,7 @@ def tabled(t, components, features):
         (lambda t: t.pop("local.errors"), "local"),
         (lambda t: [t.pop("local.errors"), t.pop("local.sigmas")], "local.values without local.errors"),
         (lambda t: t.update({"local.values": 1e4 * torch.ones_like(t["local.values"])}), "no logarithms of variances"),
-        (lambda t: t.update({"local.values": t["local.values"].long()}), "no logarithms of variances"),
+        (lambda t: t.update({"local.values": t["local.values"].long()}), "wanted floating-point numbers"),
         (lambda t: t.update({"local.tails": torch.tensor(-1.0)}), "tails must be positive"),
         (lambda t: t.update(tabled(t, 2, 10)), "complex images"),
         (lambda t: t.update(tabled(t, 2, 6)), r"\(levels, components, 10, 2\)"),
