@@ -127,7 +127,7 @@ def score(problem: str, trials: Trials, sampler: str) -> dict[str, Any]:
             "log-likelihood": rank_truths(trials, log_likelihood().fn, name="log-likelihood").p_value,
             "TARP": tarp(trials).p_value,
         }
-        row["exact_tests"] = True
+        row["exact_tests"] = True  # rows of before draws were tried in the truth's place lack it
     if len(trials) >= SMALLEST_REPAIR:
         row["scales"] = scales(trials)
         first = round(REPAIR * len(trials))
@@ -263,11 +263,11 @@ def section(problem: str, rows: list[dict[str, Any]]) -> list[str]:
     lines += [line for name, who in gpus.items() for line in wrapped(f"- Drawn on a GPU, {name}: {', '.join(who)}.")]
     if reduced := [r["sampler"] for r in good if r.get("bfloat16")]:
         lines += wrapped(f"- Drawn with the network in bfloat16, as it was trained: {', '.join(reduced)}.")
-    if any("p_values" in r and not _exact(r) for r in good):
+    if any("p_values" in r and "exact_tests" not in r for r in good):
         lines += wrapped(
             "- *: of Hotelling's test, as it was before draws were tried in the truth's place; where trials are few it calls "
             "exact samplers wrong too often, at 20 trials up to one in five at 0.01. Bands of these rows are a tenth too "
-            "narrow at 20 trials, a hundredth at 104."
+            "narrow at 20 trials, a fiftieth at 104."
         )
     untested = [r for r in good if r["trials"] < TESTED]
     if untested:
@@ -303,16 +303,11 @@ def _cells(r: dict[str, Any]) -> list[str]:
         share[2] += f" ({100 * low:.1f} to {100 * high:.1f})"
     p = r.get("p_values", {})
     tests = [_p(p.get(name)) for name in ("pixels", "region means", "log-likelihood", "TARP")]
-    if p and not _exact(r):
+    if p and "exact_tests" not in r:
         tests[0] += "*"
     cost = [f"{r['nfe']:.0f}", f"{r['vjps']:.0f}", f"{r['seconds_per_draw']:.2g}{' (GPU)' if 'gpu' in r else ''}"]
     size = f"{r['trials']} x {r['draws']}"
     return [r["sampler"], size, *share, f"{r['crps']:.3g}", f"{r['spread_skill']:.2f}", *tests, *cost]
-
-
-def _exact(row: dict[str, Any]) -> bool:
-    """Whether the p-value of pixels is of the test as it is now, in which draws are tried in the truth's place."""
-    return bool(row.get("exact_tests"))
 
 
 def _p(value: float | None) -> str:
