@@ -17,8 +17,10 @@ from torch import Tensor
 from posterior._tensors import write_tensors
 from posterior.likelihoods import Likelihood
 from posterior.priors.base import Prior
+from posterior.problem import Counts
 from posterior.samplers.base import Sampler
 
+SPENT = "spent"  # in the file, beside the draws
 # What every module holds and no operator says anything by.
 TORCHS = frozenset(vars(torch.nn.Module()))
 
@@ -29,6 +31,8 @@ class SamplingError(RuntimeError):
 
 class Checkpoint:
     """Finished draws in a safetensors file, with a fingerprint of the run that they belong to.
+
+    ``spent`` tells what those that it held cost, (3,): network calls, vector-Jacobian products, and for how many draws.
 
     Args:
         path: The file; None keeps nothing.
@@ -51,6 +55,7 @@ class Checkpoint:
     ) -> None:
         self.path = None if path is None else Path(path)
         self.fingerprint = ""
+        self.spent = torch.zeros(3, dtype=torch.int64)
         if self.path is None:
             return
         if not self.path.parent.is_dir():
@@ -79,15 +84,21 @@ class Checkpoint:
                 meta = f.metadata() or {}
                 if json.loads(meta.get("run", "null")) != self.fingerprint:
                     raise SamplingError(f"checkpoint {self.path} belongs to another run; delete it or name another file")
-                return {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+                kept = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise SamplingError(f"checkpoint {self.path} cannot be read: {error}") from error
+        self.spent = kept.pop(SPENT, self.spent)
+        return kept
 
-    def save(self, finished: dict[str, Tensor]) -> None:
-        """Replace the file, never leaving half of one."""
+    def cost(self, counts: Counts, draws: int) -> Tensor:
+        """`spent`, and on top of it what the ``draws`` that were not in the file cost."""
+        return self.spent + torch.tensor([counts.forward, counts.vjps, draws])
+
+    def save(self, finished: dict[str, Tensor], cost: Tensor) -> None:
+        """Replace the file, never leaving half of one; ``cost`` is that of all that is in it."""
         if self.path is None:
             return
-        write_tensors(finished, self.path, metadata={"run": json.dumps(self.fingerprint)})
+        write_tensors(finished | {SPENT: cost}, self.path, metadata={"run": json.dumps(self.fingerprint)})
 
 
 def _contents(value: Any, seen: set[int], settings: bool) -> Iterator[bytes]:

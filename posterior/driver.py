@@ -157,17 +157,17 @@ def sample(
     place = likelihood.y.device if device is None else device_of(device, "sample")
     near, seen, method = moved((prior, likelihood, sampler), place)
     shape = _event_shape(near, seen, event_shape)
-    counts = Counts()
     chunk = batch_size if sampler.population else None
-    problem = Problem(near, seen.in_standard(near.affine, shape, dtype), shape, counts, chunk=chunk)
+    problem = Problem(near, seen.in_standard(near.affine, shape, dtype), shape, Counts(), chunk=chunk)
     began = time.monotonic()
     made = _Job(problem, method, (prior, likelihood, sampler), seed, draws, runs, batch_size, checkpoint)
     with torch.no_grad(), _reporter(progress) as report:
         result = made.populations(report) if sampler.population else made.separate_draws(report)
     chi = _chi_square(seen, result.samples, shape, result.log_weights)
+    nfe, vjps, computed = result.cost.tolist()
     stats = Stats(
-        nfe=round(counts.forward / result.computed),
-        vjps=round(counts.vjps / result.computed),
+        nfe=round(nfe / max(1, computed)),
+        vjps=round(vjps / max(1, computed)),
         seconds=time.monotonic() - began,
         peak_memory=_peak_memory(place),
         seed=seed,
@@ -206,10 +206,10 @@ def _labels(prior: Prior, shape: tuple[int, ...]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Result:
-    """Samples in physical units, how many were computed now, and what populations know besides."""
+    """Samples in physical units, their `Checkpoint.cost`, and what populations know besides."""
 
     samples: Tensor
-    computed: int
+    cost: Tensor
     log_weights: Tensor | None = None
     ess: tuple[float, ...] | None = None
     log_evidence: tuple[float, ...] | None = None
@@ -241,9 +241,9 @@ class _Job:
             name = [f"draw {i}" for i in batch].__getitem__
             state = self._run(noise, name, number, len(batches), len(finished), report)
             finished |= dict(zip(map(str, batch), self._physical(state.x, name), strict=True))
-            kept.save(finished)
+            kept.save(finished, kept.cost(self.problem.counts, number * size + len(batch)))
         samples = torch.stack([finished[str(i)] for i in range(self.draws)])
-        return _Result(samples, max(1, len(todo)))
+        return _Result(samples, kept.cost(self.problem.counts, len(todo)))
 
     def populations(self, report: Callable[[Progress], None]) -> _Result:
         """Independent runs, each of ``draws`` particles that are resampled together."""
@@ -260,11 +260,11 @@ class _Job:
             finished[f"{run}.samples"] = self._physical(state.x, name)
             finished[f"{run}.log_weights"] = state.final_log_weights.to("cpu", torch.float64)
             finished[f"{run}.facts"] = torch.tensor(facts, dtype=torch.float64)
-            kept.save(finished)
+            kept.save(finished, kept.cost(self.problem.counts, self.draws * (number + 1)))
         facts = torch.stack([finished[f"{r}.facts"] for r in range(self.runs)])
         return _Result(
             torch.cat([finished[f"{r}.samples"] for r in range(self.runs)]),
-            max(1, self.draws * len(todo)),
+            kept.cost(self.problem.counts, self.draws * len(todo)),
             torch.cat([finished[f"{r}.log_weights"] for r in range(self.runs)]),
             *(tuple(column) for column in facts.T.tolist()),
         )

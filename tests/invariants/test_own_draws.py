@@ -95,13 +95,18 @@ def test_stopped_run_goes_on_to_the_same_draws(name, tmp_path):
 @single
 def test_finished_run_is_read_back_and_can_be_extended(name, tmp_path):
     path = tmp_path / "run.safetensors"
-    first = draw(name, Counting(network_prior()), draws=3, checkpoint=path).samples
+    first = draw(name, Counting(network_prior()), draws=3, checkpoint=path)
     counting = Counting(network_prior())
     again = draw(name, counting, draws=3, checkpoint=path)
-    assert torch.equal(again.samples, first)
-    assert torch.equal(draw(name, counting, draws=2, checkpoint=path).samples, first[:2])
+    assert torch.equal(again.samples, first.samples)
+    assert torch.equal(draw(name, counting, draws=2, checkpoint=path).samples, first.samples[:2])
     assert counting.tally["nfe"] == 0
-    assert_same(draw(name, counting, draws=6, checkpoint=path).samples, draw(name, draws=6).samples)
+    extended = draw(name, counting, draws=6, checkpoint=path)
+    assert_same(extended.samples, draw(name, draws=6).samples)
+    # what a draw cost, whoever paid for it
+    costs = {(run.stats.nfe, run.stats.vjps) for run in (first, again, extended)}
+    assert len(costs) == 1
+    assert first.stats.nfe > 0
 
 
 @every

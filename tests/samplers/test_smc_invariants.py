@@ -42,6 +42,8 @@ def test_chunks_runs_and_checkpoints_change_nothing(name, tmp_path):
     resumed = run(name, p, runs=3, checkpoint=path)
     assert torch.equal(resumed.samples, whole.samples)
     assert resumed.stats.log_evidence == whole.stats.log_evidence
+    again = run(name, p, runs=3, checkpoint=path).stats
+    assert (again.nfe, again.vjps) == (resumed.stats.nfe, resumed.stats.vjps) == (whole.stats.nfe, whole.stats.vjps)
     alone = run(name, p)
     assert torch.equal(alone.samples, whole.samples[:20]) and not torch.equal(whole.samples[:20], whole.samples[20:40])
     with pytest.raises(posterior.SamplingError, match="another run"):
