@@ -13,7 +13,7 @@ from benchmarks.weather import cases as stations
 from operators import Compose, Grid, StationObservations, WindSpeed
 from posterior.recipes.weather import calendar_window, simulate
 
-DRIFTERS, SPEED_ERROR = 60, 0.05
+DRIFTERS, QUICK_DRIFTERS, SPEED_ERROR = 60, 15, 0.05
 EDDY = 1 / 8  # the size of an eddy over that of a low
 CELLS = {
     "pressure": f"Sea-level pressure over the North Atlantic in 2009 from {stations.STATIONS} stations, errors of 1 hPa",
@@ -23,7 +23,9 @@ CELLS = {
 
 def build(cell: str, problem: int, quick: bool, draws: int) -> Case:
     """See `Suite`."""
-    return _pressure(problem, draws) if cell == "pressure" else _currents(problem, draws)
+    if cell == "pressure":
+        return _pressure(problem, draws)
+    return _currents(problem, draws, QUICK_DRIFTERS if quick else DRIFTERS)
 
 
 def _pressure(problem: int, draws: int) -> Case:
@@ -49,7 +51,7 @@ def _pressure(problem: int, draws: int) -> Case:
     )
 
 
-def _currents(problem: int, draws: int) -> Case:
+def _currents(problem: int, draws: int, drifters: int) -> Case:
     prior, fields = gridded("currents-agulhas")
     day, truth = held_out(fields, problem)
     labels = fields.labels
@@ -59,7 +61,7 @@ def _currents(problem: int, draws: int) -> Case:
     # Drifters lie on grid points of the sea, so that no land is interpolated.
     places = torch.nonzero(sea[0])
     g = torch.Generator().manual_seed(problem)
-    row, column = places[torch.randperm(len(places), generator=g)[:DRIFTERS]].T.numpy()
+    row, column = places[torch.randperm(len(places), generator=g)[:drifters]].T.numpy()
     latitude, longitude = np.asarray(grid.latitude)[row], np.asarray(grid.longitude)[column]
     operator = Compose(WindSpeed(epsilon=0.02), StationObservations(grid, latitude, longitude, channel=(0, 1), channels=2))
     y = operator.A(truth[None])
