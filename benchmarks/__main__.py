@@ -42,9 +42,28 @@ def main(arguments: list[str] | None = None) -> None:
     a = parser.parse_args(arguments)
     if unknown := set(getattr(a, "suites", ())) - {*BENCHMARKS, *(s for b in BENCHMARKS.values() for s in b.suites)}:
         parser.error(f"no suite is called {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    if words := _mistake(a):
+        parser.error(words)
     torch.set_num_threads(1)
     keep_large_blocks()
     {"run": _run, "report": lambda _: _report(), "tune": _tune, "merge": _merge}[a.command](a)
+
+
+def _mistake(a: argparse.Namespace) -> str:
+    """What is asked for and is not there, or is no number of anything; empty where all is well."""
+    if missing := [str(f) for f in getattr(a, "folders", ()) if not f.is_dir()]:
+        return f"no folder is called {', '.join(missing)}"
+    for name, least in {"problems": 1, "draws": 1, "first": 0, "workers": 1}.items():
+        value = getattr(a, name, None)
+        if value is not None and value < least:
+            return f"--{name} is {value}; wanted at least {least}"
+    there = list(_chosen(a)) if hasattr(a, "suites") else []
+    cells = dict.fromkeys(c for b, suites in there for s in suites for c in b.cells(s))
+    settings = dict.fromkeys(m.setting for b, _ in there for m in b.methods())
+    for kind, asked, known in (("cell", "cells", cells), ("setting", "settings", settings)):
+        if unknown := [name for name in getattr(a, asked, None) or () if name not in known]:
+            return f"no {kind} is called {', '.join(unknown)}; there are {'; '.join(known)}"
+    return ""
 
 
 def _run(a: argparse.Namespace) -> None:

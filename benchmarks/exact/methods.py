@@ -70,7 +70,7 @@ class Outcome:
 
 
 def methods(names: list[str] | None = None) -> list[Method]:
-    """Those asked for, or all; a name alone stands for all its settings.
+    """Those asked for and exact draws, or all where None; a name alone stands for all its settings.
 
     Raises:
         ValueError: If a name is not known, or ours and not in `posterior`.
@@ -79,7 +79,7 @@ def methods(names: list[str] | None = None) -> list[Method]:
     for library, kinds in LIBRARIES.items():
         everything += [Method(f"{library} {kind}", setting) for kind in kinds for setting in ("default", "tuned")]
     known = {m.name for m in everything}
-    wanted = set(names) | {EXACT} if names else known
+    wanted = known if names is None else {*names, EXACT} if names else set()
     if wanted - known:
         raise ValueError(f"methods {sorted(wanted - known)} are not known; wanted some of {sorted(known)}")
     missing = [m.name for m in everything if m.name in wanted and m.name in OURS and not hasattr(posterior, m.name)]

@@ -213,6 +213,30 @@ class TestCommand:
             main(["run", "--quick", "--full"])
         assert "not allowed with" in capsys.readouterr().err
 
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ("run mri --quick --cells 4x 44x", "no cell is called 44x; there are 4x"),
+            ("tune mri --settings tunned", "no setting is called tunned; there are"),
+            ("run mri --draws 0", "--draws is 0; wanted at least 1"),
+            ("run mri --first -2", "--first is -2; wanted at least 0"),
+            ("merge nowhere", "no folder is called nowhere"),
+        ],
+    )
+    def test_what_is_not_there_is_said(self, arguments, words, capsys):
+        with pytest.raises(SystemExit):
+            main(arguments.split())
+        assert words in capsys.readouterr().err
+
+    def test_a_method_of_another_suite_asks_nothing_of_this_one(self, tmp_path, monkeypatch):
+        plans = []
+        monkeypatch.setattr("benchmarks.__main__.run_plan", lambda plan, *_, **__: plans.append(plan) or 0)
+        main(["run", "--methods", "L1-wavelet", "--no-pages", "--out", str(tmp_path)])
+        assert {p.benchmark.name: {m.name for m in p.methods} for p in plans} == {
+            **dict.fromkeys(BENCHMARKS, set()),
+            "mri": {"L1-wavelet"},
+        }
+
     def test_every_suite_of_the_issue_is_there(self):
         assert {"exact", "mri"} <= set(BENCHMARKS)
         for benchmark in BENCHMARKS.values():
