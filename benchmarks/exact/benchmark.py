@@ -10,6 +10,7 @@ from benchmarks.exact import methods as listed
 from benchmarks.exact.methods import run
 from benchmarks.exact.scores import SCORES, Yardstick, scores
 from benchmarks.exact.suites import SUITES, Case, build_case
+from benchmarks.harness.device import lacks
 from benchmarks.harness.runner import Benchmark, Method
 from benchmarks.harness.source import name_of
 from benchmarks.harness.table import Layout, Row, first_line, number
@@ -68,6 +69,8 @@ class Exact(Benchmark):
         except (ValueError, TypeError, NotImplementedError) as error:
             return row | {"status": "n/a", "reason": first_line(error)}
         except (ArithmeticError, RuntimeError) as error:
+            if lacks(error):
+                raise
             return row | {"status": "failed", "reason": first_line(error)}
         found = scores(out.samples, out.weights, case.yardstick, case.floor)
         cost = {"nfe": out.nfe, "vjps": out.vjps, "seconds": out.seconds}

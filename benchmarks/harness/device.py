@@ -55,7 +55,8 @@ def named(device: str) -> str:
 def lacks(error: BaseException) -> bool:
     """Whether an error says that the machine lacks a package or memory, or has broken down, and nothing of the method."""
     broken = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
-    return isinstance(error, ImportError | torch.OutOfMemoryError | broken) or "ALLOC_FAILED" in str(error)
+    named = isinstance(error, ImportError | MemoryError | torch.OutOfMemoryError | broken)
+    return named or any(words in str(error) for words in ("ALLOC_FAILED", "DefaultCPUAllocator"))
 
 
 def warm_up(prior: Prior, event_shape: tuple[int, ...], draws: int, device: str) -> None:

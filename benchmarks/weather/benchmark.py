@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import posterior
+from benchmarks.harness.device import lacks
 from benchmarks.harness.runner import Benchmark, Method
 from benchmarks.harness.source import name_of
 from benchmarks.harness.table import Layout, Row, first_line, number
@@ -95,6 +96,8 @@ def measure(method: Method, case: Case, settings: dict[str, Any] | None = None) 
     try:
         members, calls, products = run(method, case, used)
     except (ArithmeticError, RuntimeError) as error:
+        if lacks(error):
+            raise
         return row | {"status": "failed", "reason": first_line(error)}
     seconds = time.monotonic() - began
     given = case.given

@@ -189,6 +189,12 @@ class TestRun:
         assert (row["status"], row["reason"]) == ("failed", "SamplingError: values are not finite")
         assert "failed" in results_page([row]) and "values are not finite" in results_page([row])
 
+    def test_what_ran_out_of_memory_has_not_failed(self, case, monkeypatch):
+        """The row is left for a machine that has more."""
+        monkeypatch.setattr("benchmarks.exact.benchmark.run", lambda *_: torch.empty(10**15))
+        with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+            BENCHMARKS["exact"].measure(Method("MMPS"), case)
+
     def test_a_line_cut_short_is_computed_again(self, case, tmp_path):
         path = tmp_path / "rows.csv"
         LAYOUT.write(path, [BENCHMARKS["exact"].measure(Method("GaussianBridge"), case)])

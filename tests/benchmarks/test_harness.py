@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -148,6 +149,10 @@ class TestSource:
 
     def test_only_what_says_nothing_of_the_method_is_lacking(self):
         assert lacks(ImportError()) and lacks(torch.OutOfMemoryError()) and lacks(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"))
+        for much in (lambda: torch.empty(10**15), lambda: np.empty(10**15)):  # memory of the machine itself
+            with pytest.raises((RuntimeError, MemoryError)) as refused:
+                much()
+            assert lacks(refused.value)
         assert not lacks(RuntimeError("shapes differ")) and not lacks(FloatingPointError("3 of 4 draws are not finite"))
 
     def test_a_gpu_is_given_one_row_at_a_time(self):
