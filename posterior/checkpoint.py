@@ -94,11 +94,12 @@ class Checkpoint:
         """`spent`, and on top of it what the ``draws`` that were not in the file cost."""
         return self.spent + torch.tensor([counts.forward, counts.vjps, draws])
 
-    def save(self, finished: dict[str, Tensor], cost: Tensor) -> None:
-        """Replace the file, never leaving half of one; ``cost`` is that of all that is in it."""
+    def save(self, finished: dict[str, Tensor], cost: Tensor | None = None) -> None:
+        """Replace the file, never leaving half of one; ``cost`` is that of all that is in it, where that is kept."""
         if self.path is None:
             return
-        write_tensors(finished | {SPENT: cost}, self.path, metadata={"run": json.dumps(self.fingerprint)})
+        spent = {} if cost is None else {SPENT: cost}
+        write_tensors(finished | spent, self.path, metadata={"run": json.dumps(self.fingerprint)})
 
 
 def _contents(value: Any, seen: set[int], settings: bool) -> Iterator[bytes]:
