@@ -8,7 +8,6 @@ computed again.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -27,6 +26,7 @@ from benchmarks.fields.brains import colin27
 from benchmarks.fields.cases import DEVELOPMENT, Case
 from benchmarks.fields.gridded import gridded
 from benchmarks.fields.scores import Outcome, scores as judged
+from benchmarks.harness.files import change_json, read_json
 from benchmarks.harness.markdown import fill, markdown
 from benchmarks.metrics import coverage
 from benchmarks.problems.random_field import OPERATORS, random_field
@@ -351,6 +351,10 @@ PARTS: dict[str, tuple[Callable[[], Iterator[Job]], Callable[[list[Row]], list[s
 }
 
 
+def _with(part: str, name: str, row: Row, kept: dict[str, dict[str, Row]]) -> dict[str, dict[str, Row]]:
+    return kept | {part: kept.get(part, {}) | {name: row}}
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -360,16 +364,12 @@ def main() -> None:
     for part in args.parts:
         jobs, _ = PARTS[part]
         for name, job in jobs():
-            kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-            if name in kept.get(part, {}):
+            if name in read_json(RESULTS, {}).get(part, {}):
                 continue
             row = job()
             print(part, name, row, flush=True)
-            # read again: another process may have written its own part
-            kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-            kept.setdefault(part, {})[name] = row
-            RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
-    kept = json.loads(RESULTS.read_text())
+            change_json(RESULTS, partial(_with, part, name, row), {})
+    kept = read_json(RESULTS, {})
     if PAGE.exists():
         PAGE.write_text(
             fill(PAGE.read_text(), {p: table(list(kept[p].values())) for p, (_, table) in PARTS.items() if p in kept})

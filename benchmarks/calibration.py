@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.harness.device import CPU, prepare
+from benchmarks.harness.files import change_json
 from benchmarks.harness.markdown import markdown
 from benchmarks.harness.source import network, revision
 from benchmarks.harness.table import first_line, gpu, machine
@@ -339,10 +340,13 @@ def _inside(check: dict[str, Any]) -> list[str]:
 
 
 def write(rows: dict[tuple[str, str], dict[str, Any]], results: Path, shown: Path) -> None:
-    """Results and page."""
-    results.parent.mkdir(exist_ok=True, parents=True)
-    results.write_text(json.dumps([rows[k] for k in sorted(rows)], indent=1) + "\n")
-    shown.write_text(page([rows[k] for k in sorted(rows)]))
+    """Add rows to the results, each in the place of the one of its problem and sampler, and write the page of all."""
+
+    def add(kept: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        found = {(r["problem"], r["sampler"]): r for r in kept} | rows
+        return [found[k] for k in sorted(found)]
+
+    shown.write_text(page(change_json(results, add, [])))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -362,11 +366,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--page", type=Path, default=PAGE)
     a = parser.parse_args(arguments)
     prepare(a.device or CPU)
-    rows = {(r["problem"], r["sampler"]): r for r in (json.loads(a.results.read_text()) if a.results.exists() else [])}
-    for other in a.merge or ():
-        rows |= {(r["problem"], r["sampler"]): r for r in json.loads(other.read_text())}
     if a.merge:
-        write(rows, a.results, a.page)
+        write({(r["problem"], r["sampler"]): r for path in a.merge for r in json.loads(path.read_text())}, a.results, a.page)
         return
     for problem in a.problems:
         for sampler in a.samplers:
@@ -383,9 +384,8 @@ def main(arguments: list[str] | None = None) -> None:
                 found = score(problem, trials, sampler)
             except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
                 found["reason"] = first_line(error)
-            rows[problem, sampler] = found
             print(problem, sampler, found.get("coverage") or found["reason"], flush=True)
-            write(rows, a.results, a.page)
+            write({(problem, sampler): found}, a.results, a.page)
 
 
 if __name__ == "__main__":

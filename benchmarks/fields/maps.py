@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.fields.cases import Case
 from benchmarks.fields.methods import EQUAL, EQUAL_TUNED
 from benchmarks.fields.scores import Outcome, point_estimate
+from benchmarks.harness.files import alone
 from benchmarks.harness.runner import Method
 
 FOLDER = "BENCHMARK_MAPS"  # environment variable: where a run keeps maps; none are kept without it
@@ -38,7 +39,6 @@ def keep_maps(case: Case, method: Method, out: Outcome) -> None:
     if not folder or case.problem != 0 or method.setting not in SHOWN:
         return
     path = maps_path(Path(folder), case.suite, case.cell)
-    path.mkdir(parents=True, exist_ok=True)
     if case.truth is not None:
         _write(path / "truth.npz", case.truth, None, case.inside)
     image = case.view(point_estimate(out)[None])[0]
@@ -71,9 +71,11 @@ def _write(path: Path, image: Tensor, std: Tensor | None, inside: Tensor | None)
             values = field[0].double().numpy()
             mask = np.ones(values.shape, bool) if inside is None else inside[0].numpy()
             content[name], content[f"{name} range"] = _pack(values, mask)
-    with path.with_suffix(".partial").open("wb") as file:
-        np.savez_compressed(file, **content)
-    path.with_suffix(".partial").replace(path)
+    fresh = path.with_suffix(".partial")
+    with alone(path.parent):  # on a GPU all methods of a problem run at once, and each writes the truth
+        with fresh.open("wb") as file:
+            np.savez_compressed(file, **content)
+        fresh.replace(path)
 
 
 def _pack(values: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from benchmarks.fields.benchmark import BENCHMARKS
 from benchmarks.fields.cases import DEVELOPMENT
 from benchmarks.fields.methods import AS_MANY, EQUAL, EQUAL_TUNED, GRIDS, MOST_TRIED, TUNED_AS
 from benchmarks.harness.device import CPU, lacks
+from benchmarks.harness.files import change_json, read_json
 from benchmarks.harness.runner import Method, work
 from benchmarks.harness.table import first_line
 
@@ -120,17 +121,19 @@ def tune(wanted: list[Search], path: Path, workers: int = 1, renew: bool = False
 
 def read(path: Path) -> Log:
     """The log; empty where there is none."""
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path, {})
 
 
 def merge(path: Path, log: Log) -> None:
     """Add a log to that in a file, in the place of entries of the same method on the same kind of problem."""
-    kept = read(path)
-    for suite, cells in log.items():
-        for cell, found in cells.items():
-            kept.setdefault(suite, {}).setdefault(cell, {}).update(found)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+
+    def add(kept: Log) -> Log:
+        for suite, cells in log.items():
+            for cell, found in cells.items():
+                kept.setdefault(suite, {}).setdefault(cell, {}).update(found)
+        return kept
+
+    change_json(path, add, {}, sort_keys=True)
 
 
 @lru_cache(maxsize=2)

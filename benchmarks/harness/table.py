@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import os
 import platform
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from benchmarks.harness.files import alone
 from benchmarks.harness.source import ROOT
 
 KEY = ("suite", "cell", "problem", "method", "setting")
@@ -105,25 +104,13 @@ class Layout:
         return fresh, replaced
 
     def _change(self, path: Path, change: Callable[[dict[tuple[str, ...], Row]], dict[tuple[str, ...], Row]]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path.parent):
+        with alone(path.parent):
             self.write(path, list(change({key(r): r for r in self.read(path)}).values()))
 
 
 def key(row: Row) -> tuple[str, ...]:
     """What a row is known by."""
     return tuple(str(row[k]) for k in KEY)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock is the folder's own, so that no file is left, and ends with the process."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def number(value: float, digits: int = 6) -> str:

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
+from benchmarks.fields import tuning
+from benchmarks.fields.maps import _write
 from benchmarks.harness import source
 from benchmarks.harness.device import lacks
 from benchmarks.harness.runner import Benchmark, Method, Plan, run_plan
@@ -59,6 +62,21 @@ class TestRows:
         runs = [subprocess.Popen([sys.executable, "-c", ADD, str(path), str(first)]) for first in (0, 100)]
         assert [run.wait(60) for run in runs] == [0, 0]
         assert {int(r["problem"]) for r in self.layout.read(path)} == {*range(40), *range(100, 140)}
+
+
+class TestFiles:
+    """Threads stand in for processes: the lock is of an open file, and theirs are two."""
+
+    def test_methods_on_a_gpu_write_the_maps_of_one_truth(self, tmp_path):
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda _: _write(tmp_path / "truth.npz", torch.zeros(1, 32, 32), None, None), range(300)))
+        assert [p.name for p in tmp_path.iterdir()] == ["truth.npz"]
+
+    def test_searches_at_once_keep_the_choices_of_both(self, tmp_path):
+        path = tmp_path / "tuned.json"
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda i: tuning.merge(path, {"mri": {"4x": {str(i): {"chosen": {}, "log": []}}}}), range(100)))
+        assert len(tuning.read(path)["mri"]["4x"]) == 100
 
 
 # A process that adds rows as a run of the benchmarks does.
