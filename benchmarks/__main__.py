@@ -24,16 +24,19 @@ import torch
 
 from benchmarks.exact import tuning as exact_tuning
 from benchmarks.exact.benchmark import LAYOUT as EXACT_LAYOUT
-from benchmarks.exact.methods import LIBRARIES
+from benchmarks.exact.methods import LIBRARIES, TUNED as EXACT_TUNED_HERE
 from benchmarks.exact.report import write_pages
 from benchmarks.fields import tuning as fields_tuning
 from benchmarks.fields.maps import FOLDER
 from benchmarks.fields.methods import TUNED
 from benchmarks.fields.report import write_report
 from benchmarks.harness.device import CPU
+from benchmarks.harness.files import read_json
 from benchmarks.harness.runner import Benchmark, Method, Plan, run_plan
 from benchmarks.registry import BENCHMARKS, DOCS, FIELDS_RESULTS, MAPS, RESULTS, results_path
 from posterior._memory import keep_large_blocks
+
+EXACT_TUNED = "exact-tuned.json"  # in a folder of a run's own, where the log of the other suites lies too
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -110,7 +113,10 @@ def _merge(a: argparse.Namespace) -> None:
                 print(f"{folder / name}.csv: {len(rows)} rows, {fresh} new, {replaced} in the place of others")
         if (folder / MAPS.name).is_dir():
             shutil.copytree(folder / MAPS.name, MAPS, dirs_exist_ok=True)
-        fields_tuning.merge(TUNED, fields_tuning.read(folder / TUNED.name))
+        if log := fields_tuning.read(folder / TUNED.name):
+            fields_tuning.merge(TUNED, log)
+        if choices := read_json(folder / EXACT_TUNED, {}):
+            exact_tuning.merge(EXACT_TUNED_HERE, choices)
     if not a.no_pages:
         _report()
 
@@ -121,7 +127,7 @@ def _tune(a: argparse.Namespace) -> None:
         if benchmark.name == "exact":
             peers = list(dict.fromkeys(m.name for m in _methods(benchmark, a) if m.name.split()[0] in LIBRARIES))
             for suite in (s for s in suites if s in exact_tuning.CELLS):
-                exact_tuning.tune(suite, peers)
+                exact_tuning.tune(suite, peers, a.out / EXACT_TUNED if a.out else EXACT_TUNED_HERE, a.renew)
             continue
         wanted += fields_tuning.searches(benchmark.name, _names(benchmark, a), a.cells, a.settings, a.device)
     count = fields_tuning.tune(wanted, a.out / TUNED.name if a.out else TUNED, a.workers, a.renew)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 from benchmarks.exact.benchmark import BENCHMARKS
 from benchmarks.exact.methods import GRIDS, TUNED
 from benchmarks.exact.suites import SUITES, Case, build_case
+from benchmarks.harness.files import change_json, read_json
 from benchmarks.harness.runner import Method
 
 FIRST = 1000  # problems from here on are for development
@@ -20,12 +23,17 @@ CELLS = {
 DRAWS = {"mixture": 300, "random field": 30, "levy": 16}
 
 
-def tune(suite: str, names: list[str]) -> None:
-    """Score every setting of the grid of each method, the default among them, and keep the log and the choice.
+def tune(suite: str, names: list[str], path: Path = TUNED, renew: bool = False) -> None:
+    """Score every setting of the grid of each method, the default among them, and keep the log and the choice in ``path``.
+
+    Methods that ``path`` holds a choice of are left, unless ``renew``.
 
     The score is the geometric mean over two cells, two problems each, of the sliced W2 over its floor.
     """
-    kept = json.loads(TUNED.read_text()) if TUNED.exists() else {}
+    there = {} if renew else read_json(path, {}).get(suite, {})
+    names = [name for name in names if name not in there]
+    if not names:
+        return
     grids = json.loads(GRIDS.read_text())
     cases = [build_case(SUITES[suite], cell, FIRST + i, draws=DRAWS[suite]) for cell in CELLS[suite] for i in range(2)]
     for name in names:
@@ -34,8 +42,12 @@ def tune(suite: str, names: list[str]) -> None:
             log.append({"settings": settings, "score": score(Method(name, "tuned"), cases, settings)})
             print(suite, name, log[-1], flush=True)
         best = min(log, key=lambda entry: entry["score"] if entry["score"] is not None else math.inf)
-        kept.setdefault(suite, {})[name] = {"chosen": best["settings"], "log": log}
-        TUNED.write_text(json.dumps(kept, indent=1) + "\n")
+        merge(path, {suite: {name: {"chosen": best["settings"], "log": log}}})
+
+
+def merge(path: Path, log: dict[str, dict[str, Any]]) -> None:
+    """Add choices, by suite and method, to those in a file, in the place of those of the same."""
+    change_json(path, lambda kept: kept | {suite: kept.get(suite, {}) | found for suite, found in log.items()}, {})
 
 
 def candidates(grid: dict[str, list]) -> list[dict]:

@@ -142,10 +142,13 @@ def settings_of(method: Method, suite: str, cell: str) -> dict[str, Any]:
 def settled_otherwise(row: Row, suite: Suite) -> bool:
     """Whether a row of a tuned method was made with other settings than those that are chosen by now."""
     method = Method(row["method"], row["setting"])
-    if row["status"] != "ok" or method.setting not in ("tuned", EQUAL_TUNED) or method.name in OURS:
+    if row["status"] != "ok" or method.setting not in ("tuned", EQUAL_TUNED):
         return False
+    settings = settings_of(method, suite.name, row["cell"])
+    if method.name in OURS:
+        return row["settings"] != repr(getattr(posterior, method.name)(**settings))
     start = suite.classical[method.name].start if method.name in suite.classical else {}
-    return json.loads(row["settings"]) != {**start, **settings_of(method, suite.name, row["cell"])}
+    return json.loads(row["settings"]) != {**start, **settings}
 
 
 def parts(method: Method, suite: Suite) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import posterior
 from benchmarks.__main__ import main
 from benchmarks.exact.benchmark import BENCHMARKS, LAYOUT
 from benchmarks.exact.limits import limits_table
-from benchmarks.exact.methods import GRIDS, LIBRARIES, OURS, methods, run, settings_of
+from benchmarks.exact.methods import GRIDS, LIBRARIES, OURS, TUNED, methods, run, settings_of
 from benchmarks.exact.report import choice_tables, lacking, over_cells, results_page
 from benchmarks.exact.scores import SCORES, Yardstick, scores
 from benchmarks.exact.suites import FRESH, SUITES, build_case
@@ -326,6 +326,23 @@ def test_a_run_may_start_at_any_problem(tmp_path):
     arguments = ["run", "mixture", "--first", "2003", "--problems", "2", "--draws", "8", "--methods", "GaussianBridge"]
     main([*arguments, "--cells", "d 8, m 1", "--workers", "1", "--silent", "--out", str(tmp_path)])
     assert {r["problem"] for r in LAYOUT.read(tmp_path / "exact.csv")} == {"2003", "2004"}
+
+
+def test_peers_are_tuned_into_the_folder_asked_for(tmp_path, monkeypatch):
+    """The repository's own choices are left, and what was chosen before is not chosen again."""
+    before, tried = TUNED.read_text(), []
+    monkeypatch.setattr("benchmarks.exact.tuning.build_case", lambda *_, **__: None)
+    monkeypatch.setattr("benchmarks.exact.tuning.score", lambda method, *_: tried.append(method.name) or 1.0)
+    counts = []
+    for more in ([], [], ["--renew"]):
+        main(["tune", "mixture", "--methods", "azula MMPS", "--out", str(tmp_path), *more])
+        counts.append(len(tried))
+    assert counts[0] > 1 and counts[1:] == [counts[0], 2 * counts[0]]
+    assert TUNED.read_text() == before
+    here = tmp_path / "here.json"
+    monkeypatch.setattr("benchmarks.__main__.EXACT_TUNED_HERE", here)
+    main(["merge", str(tmp_path), "--no-pages"])
+    assert list(json.loads(here.read_text())["mixture"]) == ["azula MMPS"]
 
 
 def test_cells_count_alike_however_many_problems_they_have():

@@ -2,6 +2,7 @@
 
 import json
 
+import posterior
 from benchmarks.fields.benchmark import BENCHMARKS, LAYOUT
 from benchmarks.fields.compare import (
     as_tuned,
@@ -206,3 +207,13 @@ def test_a_row_with_settings_of_before_is_out_of_date():
     row["revision"] = benchmark.revision(method, "mri", "4x")
     assert not benchmark.stale(row)
     assert benchmark.stale(row | {"settings": json.dumps({"weight": 7.0})})
+
+
+def test_so_is_a_row_of_our_own_tuned_sampler():
+    benchmark = BENCHMARKS["weather"]
+    method = Method("GaussianBridge", "tuned")
+    now = posterior.GaussianBridge(**chosen("weather", "pressure", "GaussianBridge"))
+    row = LAYOUT.blank(("weather", "pressure", "0", method.name, method.setting), 1) | {"status": "ok", "settings": repr(now)}
+    row["revision"] = benchmark.revision(method, "weather", "pressure")
+    assert not benchmark.stale(row)
+    assert benchmark.stale(row | {"settings": repr(posterior.GaussianBridge(7))})
