@@ -183,9 +183,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--renew", action="store_true", help="also what is there: rows out of date, settings chosen before")
         sub.add_argument("--out", type=Path, help="folder for what is found, in place of the repository's own")
     run.add_argument("--problems", type=int, help="problems of each cell, for every method")
-    run.add_argument(
-        "--first", type=int, default=0, help="number of the first problem; exact: from 2000 on, a table of their own"
-    )
+    first = "number of the first problem; from 1000 on those that settings are chosen on, which no page shows"
+    run.add_argument("--first", type=int, default=0, help=f"{first}; exact: from 2000 on, a table of their own")
     run.add_argument("--draws", type=int, help="draws of each method")
     size = run.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="one small problem a cell, a few draws; for continuous integration")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.exact.limits import ABOUT, limits_table
 from benchmarks.exact.methods import EXACT, LIBRARIES, OURS, methods, takes_part
-from benchmarks.exact.suites import FRESH, SUITES, Suite
+from benchmarks.exact.suites import DEVELOPMENT, FRESH, SUITES, Suite
 from benchmarks.harness.markdown import cell, fill, groups, label, markdown, mean, reasons
 from benchmarks.harness.table import Row
 
@@ -225,7 +225,8 @@ def choice_tables(rows: list[Row]) -> dict[str, list[str]]:
 
 
 def write_pages(rows: list[Row], results: Path, choosing: Path | None) -> None:
-    """Both pages; the second keeps its prose."""
+    """Both pages, without problems that settings were chosen on; the second keeps its prose."""
+    rows = [r for r in rows if not DEVELOPMENT <= int(r["problem"]) < FRESH]
     results.write_text(results_page(rows))
     if choosing is not None:
         choosing.write_text(fill(choosing.read_text(), choice_tables(rows)))

@@ -12,6 +12,8 @@ from benchmarks.problems import levy, mixture, nonlinear, random_field
 
 # Problems from here on had no part in any choice of settings, of ours or of a peer's; pages show them apart.
 FRESH = 2000
+# From here to there peers' settings are chosen; pages do not show these.
+DEVELOPMENT = 1000
 
 
 @dataclass(frozen=True)

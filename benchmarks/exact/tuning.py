@@ -10,11 +10,10 @@ from typing import Any
 
 from benchmarks.exact.benchmark import BENCHMARKS
 from benchmarks.exact.methods import GRIDS, TUNED
-from benchmarks.exact.suites import SUITES, Case, build_case
+from benchmarks.exact.suites import DEVELOPMENT, SUITES, Case, build_case
 from benchmarks.harness.files import change_json, read_json
 from benchmarks.harness.runner import Method
 
-FIRST = 1000  # problems from here on are for development
 CELLS = {
     "mixture": ("d 8, m 2", "d 80, m 4"),
     "random field": ("inpainting", "blur"),
@@ -35,7 +34,7 @@ def tune(suite: str, names: list[str], path: Path = TUNED, renew: bool = False) 
     if not names:
         return
     grids = json.loads(GRIDS.read_text())
-    cases = [build_case(SUITES[suite], cell, FIRST + i, draws=DRAWS[suite]) for cell in CELLS[suite] for i in range(2)]
+    cases = [build_case(SUITES[suite], cell, DEVELOPMENT + i, draws=DRAWS[suite]) for cell in CELLS[suite] for i in range(2)]
     for name in names:
         log = []
         for settings in candidates(grids[name]):

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from benchmarks.fields.benchmark import BENCHMARKS, LAYOUT
-from benchmarks.fields.cases import Suite
+from benchmarks.fields.cases import DEVELOPMENT, Suite
 from benchmarks.fields.compare import (
     SCORES,
     as_tuned,
@@ -107,8 +107,9 @@ INTERVALS = ("psnr", "crps")
 
 
 def read_rows(folder: Path) -> dict[str, list[Row]]:
-    """Rows of each suite that has any."""
-    found = {name: [judged(r) for r in LAYOUT.read(folder / f"{name}.csv")] for name in BENCHMARKS}
+    """Rows of each suite that has any, without problems that settings are chosen on."""
+    there = {name: LAYOUT.read(folder / f"{name}.csv") for name in BENCHMARKS}
+    found = {name: [judged(r) for r in rows if int(r["problem"]) < DEVELOPMENT] for name, rows in there.items()}
     return {name: rows for name, rows in found.items() if rows}
 
 

@@ -11,7 +11,7 @@ from benchmarks.__main__ import main
 from benchmarks.exact.benchmark import BENCHMARKS, LAYOUT
 from benchmarks.exact.limits import limits_table
 from benchmarks.exact.methods import GRIDS, LIBRARIES, OURS, TUNED, methods, run, settings_of
-from benchmarks.exact.report import choice_tables, lacking, over_cells, results_page
+from benchmarks.exact.report import choice_tables, lacking, over_cells, results_page, write_pages
 from benchmarks.exact.scores import SCORES, Yardstick, scores
 from benchmarks.exact.suites import FRESH, SUITES, build_case
 from benchmarks.exact.tuning import candidates
@@ -343,6 +343,13 @@ def test_peers_are_tuned_into_the_folder_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.__main__.EXACT_TUNED_HERE", here)
     main(["merge", str(tmp_path), "--no-pages"])
     assert list(json.loads(here.read_text())["mixture"]) == ["azula MMPS"]
+
+
+def test_problems_for_tuning_are_on_no_page(tmp_path):
+    rows = [r for r in LAYOUT.read(results_path("exact")) if (r["cell"], r["method"]) == ("d 8, m 1", "TDS")]
+    write_pages(rows, tmp_path / "without.md", None)
+    write_pages([*rows, rows[0] | {"problem": "1000", "ratio": "100"}], tmp_path / "with.md", None)
+    assert (tmp_path / "with.md").read_text() == (tmp_path / "without.md").read_text()
 
 
 def test_cells_count_alike_however_many_problems_they_have():

@@ -190,6 +190,13 @@ def test_the_page_is_what_the_results_say():
     assert (DOCS / "results-benchmarks.md").read_text() == results_page(rows)
 
 
+def test_problems_for_tuning_are_on_no_page(tmp_path):
+    """Rows of `run --first 1000` lie in the results file as others do."""
+    row = LAYOUT.blank(("mri", "4x", "3", "GaussianBridge", "default"), 20) | {"status": "ok"}
+    LAYOUT.write(tmp_path / "mri.csv", [row, row | {"problem": "1000"}])
+    assert [r["problem"] for r in read_rows(tmp_path)["mri"]] == ["3"]
+
+
 def test_the_html_needs_no_other_file():
     rows = read_rows(FIELDS_RESULTS)
     name = next(iter(rows))
