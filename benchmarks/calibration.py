@@ -340,10 +340,11 @@ def _inside(check: dict[str, Any]) -> list[str]:
 
 
 def write(rows: dict[tuple[str, str], dict[str, Any]], results: Path, shown: Path) -> None:
-    """Add rows to the results, each in the place of the one of its problem and sampler, and write the page of all."""
+    """Add rows to the results and write the page of all; figures give way to other figures, never to a reason."""
 
     def add(kept: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        found = {(r["problem"], r["sampler"]): r for r in kept} | rows
+        found = {(r["problem"], r["sampler"]): r for r in kept}
+        found |= {k: r for k, r in rows.items() if "coverage" in r or "coverage" not in found.get(k, ())}
         return [found[k] for k in sorted(found)]
 
     shown.write_text(page(change_json(results, add, [])))

@@ -61,6 +61,9 @@ class Weather(Benchmark):
         return (HOUR,) if suite == "hour" else MONTHS
 
     def methods(self, names: list[str] | None = None) -> list[Method]:
+        known = [m.name for m in METHODS]
+        if unknown := set(names or ()) - set(known):
+            raise ValueError(f"methods {sorted(unknown)} are not known; wanted some of {sorted(set(known))}")
         return [m for m in METHODS if names is None or m.name in names]
 
     def problems(self, method: Method, suite: str, cell: str) -> int:

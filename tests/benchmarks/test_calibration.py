@@ -100,6 +100,20 @@ def test_rows_of_other_runs_are_taken_over(trials, tmp_path):
     assert "| MMPS |" in (tmp_path / "page.md").read_text()
 
 
+def test_figures_outlive_a_run_that_could_not_draw(trials, tmp_path, monkeypatch):
+    def draw(*_, **__):
+        raise RuntimeError("Found no NVIDIA driver on your system")
+
+    monkeypatch.setattr(bench, "draw", draw)
+    here = tmp_path / "here.json"
+    row = bench.score("gaussian-field", trials, "GaussianBridge") | {"problem": "mri-4x"}
+    here.write_text(json.dumps([row]))
+    where = ["--folder", str(tmp_path), "--results", str(here), "--page", str(tmp_path / "page.md")]
+    bench.main(["--problems", "mri-4x", "--samplers", "GaussianBridge", "MMPS", *where])
+    found = {r["sampler"]: r for r in json.loads(here.read_text())}
+    assert found["GaussianBridge"]["crps"] == row["crps"] and "NVIDIA" in found["MMPS"]["reason"]
+
+
 def test_where_trials_were_drawn_is_kept_beside_them(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "gpu", lambda device: "NVIDIA H100" if device else "")
     size = bench.Size(2, 2)

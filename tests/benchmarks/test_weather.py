@@ -94,3 +94,8 @@ def test_backward_passes_are_counted():
     case = Case("days", "01", 0, 3, demo_problem(posterior.load_prior("slp-north-atlantic"), 1, stations=10), 1)
     row = measure(Method(JACOBIAN, "2 calls"), case, {"jacobian": 2})
     assert (row["nfe"], row["vjps"]) == ("2", "8")
+
+
+def test_a_method_that_is_not_there_is_said():
+    with pytest.raises(ValueError, match="'Bridge'.*are not known; wanted some of"):
+        BENCHMARKS["weather"].methods(["Bridge", ETKF])
