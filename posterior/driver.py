@@ -319,8 +319,10 @@ def _event_shape(prior: Prior, likelihood: Likelihood, given: tuple[int, ...] | 
     return shape
 
 
-def _chi_square(likelihood: Likelihood, samples: Tensor, shape: tuple[int, ...], log_weights: Tensor | None) -> float:
+def _chi_square(likelihood: Likelihood, samples: Tensor, shape: tuple[int, ...], log_weights: Tensor | None) -> float | None:
     like = likelihood.in_standard(Affine(), shape)
+    if like.count == 0:
+        return None
     with torch.no_grad():
         values = torch.cat([like.chi_square(x[None].to(like.y.device, like.y.dtype)) for x in samples])
     if log_weights is None:
@@ -329,7 +331,9 @@ def _chi_square(likelihood: Likelihood, samples: Tensor, shape: tuple[int, ...],
     return float(weights @ torch.where(weights > 0, values.cpu().double(), 0.0))
 
 
-def _warnings(chi: float) -> tuple[str, ...]:
+def _warnings(chi: float | None) -> tuple[str, ...]:
+    if chi is None:
+        return ("no field changes what the operator gives: the data say nothing, and the posterior is the prior",)
     if 0.5 <= chi <= 2:
         return ()
     side = "larger" if chi > 1 else "smaller"
@@ -374,8 +378,7 @@ def _peak_memory(device: torch.device) -> int:
     """Bytes: of the GPU where the data are on one, else the largest resident size of this process so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _versions() -> dict[str, str]:
@@ -390,11 +393,8 @@ def _versions() -> dict[str, str]:
 
 @contextmanager
 def _reporter(progress: bool | Callable[[Progress], None]) -> Iterator[Callable[[Progress], None]]:
-    if callable(progress):
-        yield progress
-        return
-    if not progress:
-        yield lambda _: None
+    if callable(progress) or not progress:
+        yield progress if callable(progress) else lambda _: None
         return
     with bar("sampling", calls="{} network calls") as update:
         yield lambda p: update(completed=p.done, total=p.total, calls=p.nfe)

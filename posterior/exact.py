@@ -204,6 +204,12 @@ def dense_operator(likelihood: Likelihood, event_shape: tuple[int, ...]) -> tupl
     return matrix, like.y.flatten()[reach].double(), like.variance.flatten()[reach].double()
 
 
+def _log_normal(root: Tensor, residual: Tensor) -> Tensor:
+    """log N(residual; 0, L L^T), L = ``root`` (m, m); 0 where there are no data."""
+    white = torch.linalg.solve_triangular(root, residual[:, None], upper=False)
+    return -0.5 * (white.square().sum() + len(root) * math.log(2 * math.pi)) - root.diagonal().log().sum()
+
+
 Posterior = GaussianPosterior | MixturePosterior | EmpiricalPosterior | ChainPosterior
 
 
@@ -243,8 +249,7 @@ def _(prior: GaussianPrior, likelihood: Likelihood) -> GaussianPosterior:
     location = mean + cross @ torch.cholesky_solve(residual[:, None], chol)[:, 0]
     half = torch.linalg.solve_triangular(chol, cross.T, upper=False)
     posterior = dense - half.T @ half
-    law = torch.distributions.MultivariateNormal(torch.zeros_like(y), scale_tril=chol)
-    return GaussianPosterior(location, (posterior + posterior.T) / 2, prior.event_shape, float(law.log_prob(residual)))
+    return GaussianPosterior(location, (posterior + posterior.T) / 2, prior.event_shape, float(_log_normal(chol, residual)))
 
 
 @exact_posterior.register
@@ -256,9 +261,8 @@ def _(prior: GaussianMixturePrior, likelihood: Likelihood) -> MixturePosterior:
         cross = prior.component_times(k, matrix.T)
         chol = torch.linalg.cholesky(matrix @ cross + torch.diag(variance))
         residual = y - matrix @ m
-        law = torch.distributions.MultivariateNormal(torch.zeros_like(y), scale_tril=chol)
         gain = torch.cholesky_solve(cross.T, chol).T
-        evidence.append(prior.weights[k].log() + law.log_prob(residual))
+        evidence.append(prior.weights[k].log() + _log_normal(chol, residual))
         means.append(m + gain @ residual)
         variances.append(prior.component_variances(k) - (gain * cross).sum(1))
         gains.append(gain)

@@ -40,9 +40,10 @@ def sample_prior(
 
     Args:
         prior: The prior.
-        sampler: Any sampler of posteriors; where None the probability-flow ODE by DPM-Solver++(2M), ``steps`` levels
-            equally spaced in log sigma and as many network calls a draw, from the reference Gaussian noised to the
-            prior's `sigma_top`.
+        sampler: A sampler of posteriors, but for three that measure their steps by the data and refuse: `REDDiff`, `FlowDPS`
+            unless ``scaled``, `PnPDM` unless it is given a ``sigma_min``. Where None the probability-flow ODE by
+            DPM-Solver++(2M), ``steps`` levels equally spaced in log sigma and as many network calls a draw, from the
+            reference Gaussian noised to the prior's `sigma_top`.
         draws: How many.
         seed: See `posterior.sample`; draw i of a seed is the same at any batch size.
 
@@ -87,7 +88,8 @@ def sample_prior(
         dtype=dtype,
         device=device,
     )
-    stats = replace(made.stats, likelihood="no data", residual=None, warnings=())
+    # The first warning says that the data say nothing.
+    stats = replace(made.stats, likelihood="no data", residual=None, warnings=made.stats.warnings[1:])
     return replace(made, stats=stats, observed=None, noise_std=None)
 
 

@@ -1,5 +1,6 @@
 """Draws of a prior without data: the very law of the prior, under the driver's rules."""
 
+import deepinv
 import pytest
 import torch
 
@@ -57,3 +58,40 @@ def test_a_device_that_is_not_there_is_named():
     for device in ("cuda:7", "gpu"):
         with pytest.raises(ValueError, match=f"sample_prior: device '{device}' is not there"):
             posterior.sample_prior(gaussian(), draws=1, device=device)
+
+
+def smooth():
+    f = torch.hypot(torch.fft.fftfreq(4)[:, None], torch.fft.fftfreq(4)[None]).double()
+    return GaussianPrior(torch.full((1, 4, 4), 2.0, dtype=torch.float64), 4 / (1 + (6 * f) ** 2) ** 2)
+
+
+@pytest.mark.parametrize("sampler", [posterior.TDS(24), posterior.TDS(24, "mmps"), posterior.AFDPS(24)])
+@pytest.mark.parametrize("prior", [gaussian(), smooth()], ids=["matrix", "spectrum"])
+def test_particles_draw_the_prior_where_there_are_no_data(sampler, prior):
+    draws = posterior.sample_prior(prior, sampler, draws=2000)
+    assert draws.stats.log_evidence == (0.0,)
+    x = prior.reference.cov.function(draws.samples - prior.reference.center, torch.rsqrt)
+    assert x.var(0).sub(1).abs().max() < 0.13  # four standard errors
+    assert x.mean(0).abs().max() < 0.09
+
+
+@pytest.mark.parametrize("law", [posterior.GaussianLikelihood, posterior.StudentTLikelihood])
+@pytest.mark.parametrize("linear", [True, False])
+def test_data_that_no_field_reaches_mean_the_prior_and_say_so(law, linear):
+    class Stuck(deepinv.physics.LinearPhysics if linear else deepinv.physics.Physics):
+        def A(self, x, **_):  # noqa: N802
+            return x.new_zeros(len(x), 3)
+
+        def A_adjoint(self, y, **_):  # noqa: N802
+            return y.new_zeros(len(y), 6)
+
+    prior, like = gaussian(), law(Stuck(), torch.ones(1, 3, dtype=torch.float64), 0.1)
+    for sampler in (posterior.TDS(8), posterior.AFDPS(8)):
+        draws = posterior.sample(prior, like, sampler, draws=50)
+        assert draws.stats.log_evidence == (0.0,)
+        assert draws.stats.residual is None
+        assert "the data say nothing" in draws.stats.warnings[0]
+    if linear and law is posterior.GaussianLikelihood:
+        exact = posterior.exact_posterior(prior, like)
+        assert exact.log_evidence == 0
+        torch.testing.assert_close(exact.mean, prior.reference.center)

@@ -96,7 +96,7 @@ class AFDPS(GuidedParticles):
         gaussian = type(like).log_density is StandardLikelihood.log_density
         if like.model.linear and gaussian and like.count <= LARGEST_DENSE:
             return LinearGuide(problem, self.gamma, denoised)
-        if not like.model.linear and like.count <= LARGEST_JACOBIAN:
+        if not like.model.linear and 0 < like.count <= LARGEST_JACOBIAN:
             return OutlookGuide(problem, self.gamma, denoised)
         return GradientGuide(problem, self.gamma, denoised, self.probes)
 

@@ -43,8 +43,9 @@ class Measurements:
         reach = like.reach.flatten()
         rows = None
         if matrix and like.model.linear:
-            parts = [like.model.transpose(u).flatten(1) for u in _units(like, reach).split(256)]
-            rows = torch.cat(parts)
+            rows = like.y.new_zeros(0, math.prod(problem.event_shape))  # operators need not take an empty batch
+            if reach.any():
+                rows = torch.cat([like.model.transpose(u).flatten(1) for u in _units(like, reach).split(256)])
         return cls(like, reach, like.y.flatten()[reach], like.variance.flatten()[reach], rows)
 
     def residual(self, z: Tensor) -> Tensor:
@@ -85,6 +86,8 @@ class Measurements:
     def covariance_root(self, cov: Covariance, event_shape: tuple[int, ...]) -> Tensor:
         """L with L L^T = A ``cov`` A^T + R, (m, m)."""
         assert self.rows is not None
+        if len(self.rows) == 0:  # which a Fourier transform does not take
+            return torch.diag(self.variance)
         spread = cov.apply(self.rows.reshape(-1, *event_shape)).flatten(1)
         v = self.rows @ spread.T
         return torch.linalg.cholesky((v + v.T) / 2 + torch.diag(self.variance))

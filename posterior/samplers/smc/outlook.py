@@ -166,8 +166,10 @@ def mean_variance(problem: Problem, sigma: float) -> float:
 
 
 def typical_curvature(problem: Problem, probes: int = 64) -> float:
-    """80 % point over draws x0 of the reference and white v of |v^T H v| / m, H the Hessian of log p(y | x0)."""
+    """80 % point over x0 of the reference and white v of |v^T H v| / m, H the Hessian of log p(y | x0); 0 without data."""
     like, shape = problem.likelihood, problem.event_shape
+    if like.count == 0:
+        return 0.0
     reference = reference_of(problem)
     cov = reference.covariance(shape)
     x = reference.mean(shape) + cov.sqrt(torch.cat([pilot_noise(shape, like.y, 2 * k) for k in range(probes)]))

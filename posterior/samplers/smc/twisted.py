@@ -91,10 +91,10 @@ class TDS(ParticleSampler):
         return replace(state, x=kept[0], carried=kept[1:])
 
     def _twist(self, problem: Problem) -> Twist:
-        kind = self.twist
+        kind, few, linear = self.twist, problem.likelihood.count, problem.likelihood.model.linear
+        if few == 0:  # nothing to be steered by
+            kind = "reference" if linear and problem.prior.reference is not None else "sharp"
         if kind == "auto":
-            few = problem.likelihood.count
-            linear = problem.likelihood.model.linear
             if few > 16 and linear and problem.prior.reference is not None:
                 kind = "reference"
             else:
