@@ -42,7 +42,7 @@ class DPSGuidance(Guidance):
         mean, vjp = problem.denoise_with_vjp(x, sigma)
         lin = problem.likelihood.model.linearise(mean)
         residual = (problem.likelihood.y - lin.prediction) * problem.likelihood.reach
-        norm = torch.linalg.vector_norm(residual.flatten(1), dim=1).clamp_min(1e-12)
+        norm = torch.linalg.vector_norm(residual.flatten(1), dim=1).clamp_min(torch.finfo(x.dtype).tiny)
         uphill = vjp(lin.vjp(residual / norm.reshape(-1, *[1] * (residual.ndim - 1))))
         return Estimate(mean + self.zeta * paper_step(problem, step) * uphill)
 

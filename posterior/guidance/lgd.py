@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from posterior.guidance.base import Guidance
@@ -69,4 +70,4 @@ class LGDGuidance(Guidance):
         residual = (like.y - lin.prediction) * like.reach
         pull = lin.vjp(residual).unflatten(0, shape).mean(1)
         distance = norm(residual.unflatten(0, shape)) / self.samples**0.5
-        return pull / distance.reshape(-1, *[1] * (pull.ndim - 1)).clamp_min(1e-12).to(pull.dtype)
+        return pull / distance.reshape(-1, *[1] * (pull.ndim - 1)).to(pull.dtype).clamp_min(torch.finfo(pull.dtype).tiny)

@@ -16,7 +16,7 @@ from posterior.priors.covariance import Covariance
 from posterior.problem import Problem
 from posterior.samplers.smc.core import PopulationNoise
 from posterior.samplers.smc.kernels import Kernel, ModelKernel, reference_of, reply
-from posterior.samplers.smc.measurements import Measurements, half_log_det, log_normal, solve
+from posterior.samplers.smc.measurements import Measurements, half_log_det, log_normal, positive, solve
 from posterior.samplers.smc.outlook import Look, Outlook, mean_variance, typical_curvature
 from posterior.samplers.smc.rejuvenation import renoise
 
@@ -221,7 +221,7 @@ class GradientGuide(SteeredGuide):
             return kernel.cov.sqrt(kernel.reply.apply(found))
 
         first = slope(torch.zeros_like(kernel.mean))
-        size = first.flatten(1).square().sum(1).clamp_min(1e-300)
+        size = positive(first.flatten(1).square().sum(1))
         bend = ((first - slope(first)) * first).flatten(1).sum(1) / size
         return first / (1 + bend.clamp_min(0)).reshape(-1, *[1] * (first.ndim - 1))
 
@@ -255,7 +255,7 @@ class OutlookGuide(SteeredGuide):
         moved = (look.rows @ kernel.reply.apply(kernel.cov.sqrt(first)).flatten(1)[:, :, None])[..., 0]
         wide = mean_variance(problem, step[0]) * look.rows @ look.rows.mT + torch.diag_embed(look.noise)
         bend = solve(torch.linalg.cholesky(wide), moved).square().sum(1)
-        size = first.flatten(1).square().sum(1).clamp_min(1e-300)
+        size = positive(first.flatten(1).square().sum(1))
         return first / (1 + bend / size).reshape(-1, *[1] * (first.ndim - 1))
 
     def _look(self, problem: Problem, seen: Tensor, sigma: float) -> Look:

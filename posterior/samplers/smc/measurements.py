@@ -101,6 +101,11 @@ def _units(like: StandardLikelihood, reach: Tensor) -> Tensor:
     return units.reshape(-1, *like.y.shape[1:])
 
 
+def positive(v: Tensor) -> Tensor:
+    """``v`` as a divisor: at least the smallest normal number of its precision."""
+    return v.clamp_min(torch.finfo(v.dtype).tiny)
+
+
 def solve(root: Tensor, v: Tensor) -> Tensor:
     """L^-1 v for ``v`` (B, m) and L (m, m) or (B, m, m)."""
     if root.ndim == 2:

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from posterior.guidance.linear import prior_mean
 from posterior.problem import Problem, pilot_noise
 from posterior.samplers.smc.kernels import reference_of
-from posterior.samplers.smc.measurements import Measurements, half_log_det, log_normal, solve, solve_transposed
+from posterior.samplers.smc.measurements import Measurements, half_log_det, log_normal, positive, solve, solve_transposed
 
 COMPONENTS = 64
 # Twists with too light tails lose particles for good: c is taken larger than it is, and components wider than Scott's rule.
@@ -150,14 +151,16 @@ class Outlook:
         reference = reference_of(problem)
         known = reference.covariance(shape).function
         typical = torch.cat([pilot_noise(shape, like, COMPONENTS + k) for k in range(PILOTS)])
-        centre = reference.mean(shape) + known(typical, lambda e: (e * e / (e + sigma**2).clamp_min(1e-300)).sqrt())
+        centre = prior_mean(problem, typical, reference) + known(
+            typical, lambda e: (e * e / (e + sigma**2).clamp_min(1e-300)).sqrt()
+        )
         steps = math.sqrt(c) * _points(shape, like, 2 * PILOTS)
         prediction, rows = self.data.line((centre + steps[:, None]).flatten(0, 1))
         values = self.data.flat(prediction).unflatten(0, (len(steps), len(centre)))
         rows = rows.unflatten(0, values.shape[:2]).mean(0)
         off = values - values.mean(0)
         left = off - torch.einsum("bmn,kn->kbm", rows, steps.flatten(1))
-        return float((left.square().sum() / off.square().sum().clamp_min(1e-300)).clamp(0, 1))
+        return float((left.square().sum() / positive(off.square().sum())).clamp(0, 1))
 
 
 def mean_variance(problem: Problem, sigma: float) -> float:

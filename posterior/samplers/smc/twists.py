@@ -25,10 +25,13 @@ from posterior.samplers.smc.measurements import (
     Measurements,
     half_log_det,
     log_normal,
+    positive,
     solve,
     solve_transposed,
 )
 from posterior.samplers.smc.outlook import Law, Outlook, mean_variance
+
+LARGEST_SHRINKAGE = 0.95
 
 Pull = Callable[[Tensor], Tensor]
 
@@ -128,7 +131,7 @@ class GradientTwist(Twist):
         log_twist = log_normal(white, 0.5 * data.variance.log().sum())
         uphill = data.pull(mean, residual / data.variance)
         # Along the residual A A^T is this number; without it the steps of informative data overshoot.
-        along = uphill.flatten(1).square().sum(1) / white.square().sum(1).clamp_min(1e-300)
+        along = uphill.flatten(1).square().sum(1) / positive(white.square().sum(1))
         damped = uphill.flatten(1) / (1 + self._spread2(problem, sigma) * along)[:, None]
         return log_twist, sigma**2 * vjp(damped.reshape(mean.shape)), self._typical_size(problem, sigma, mean)
 
@@ -307,7 +310,7 @@ def _responses(vjp: Pull, rows: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tens
     columns = [vjp(row.expand(len(x), -1).reshape(x.shape)).flatten(1) for row in rows.unbind(-2)]
     pulled = torch.stack(columns, 2)
     seen = rows @ pulled
-    size = seen.diagonal(dim1=1, dim2=2).sum(1) / rows.square().sum((-2, -1)).clamp_min(1e-300)
+    size = seen.diagonal(dim1=1, dim2=2).sum(1) / positive(rows.square().sum((-2, -1)))
     return size.clamp(0, 4), (seen + seen.mT) / 2, pulled
 
 
@@ -330,15 +333,16 @@ def _robust_root(signal: Tensor, noise: Tensor) -> Tensor:
 def _shrink(xi: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     """(I - Q M Q^T) xi, whose covariance is I - Q Q^T, and the log-determinant of that map.
 
-    Eigenvalues of Q Q^T above 0.95, which approximations can produce, shrink the noise as 0.95 does.
+    Eigenvalues of Q Q^T above 0.95 (`LARGEST_SHRINKAGE`), which approximations can produce, shrink the noise as 0.95 does.
 
     Args:
         xi: White noise (B, n).
         q: Q, (B, n, m).
     """
     values, vectors = torch.linalg.eigh(q.mT @ q)
-    values = values.clamp_min(1e-300)
-    root = (1 - values.clamp_max(0.95)).sqrt()
+    root = (1 - values.clamp(0, LARGEST_SHRINKAGE)).sqrt()
+    # (1 - root) / values, where these are zero but for rounding too, as there are more data than unknowns.
+    share = LARGEST_SHRINKAGE / values.clamp_min(LARGEST_SHRINKAGE) / (1 + root)
     inner = vectors.mT @ (q.mT @ xi[:, :, None])
-    taken = q @ (vectors @ (((1 - root) / values)[:, :, None] * inner))
+    taken = q @ (vectors @ (share[:, :, None] * inner))
     return xi - taken[..., 0], root.log().sum(1)
