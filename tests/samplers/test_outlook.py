@@ -96,3 +96,17 @@ def test_draws_of_counts_fit_their_exact_posterior():
     draws = posterior.sample(given.prior, given.likelihood, posterior.TDS(50), draws=400, seed=0)
     assert float(draws.stats.ess[0]) > 200
     assert draws.mean.tolist() == pytest.approx(exact.mean.tolist(), abs=0.25 * float(exact.std.min()))
+
+
+@pytest.mark.parametrize("law", [posterior.StudentTLikelihood, posterior.OutlierLikelihood])
+@pytest.mark.parametrize(("kind", "sampler"), [("plain", posterior.TDS(30)), ("size", posterior.AFDPS(30))])
+def test_heavy_tails_do_not_pull_particles_away_from_precise_data(law, kind, sampler):
+    """Two data that are ten times as precise as the prior: far from them a twist must not rise again."""
+    same = deepinv.physics.LinearPhysics(A=lambda x, **_: x, A_adjoint=lambda y, **_: y)
+    prior = posterior.GaussianPrior(torch.zeros(2, dtype=torch.float64), torch.eye(2))
+    like = law(same if kind == "plain" else Size(), torch.full((1, 2), 0.6, dtype=torch.float64), 0.1)
+    draws = posterior.sample(prior, like, sampler, draws=400)
+    x = torch.linspace(-9, 9, 20_001, dtype=torch.float64)[:, None].expand(-1, 2)
+    density = torch.exp(0.5 * like.log_prob(x) - 0.5 * x[:, 0].square()) / math.sqrt(2 * math.pi)
+    exact = 2 * torch.trapezoid(density, x[:, 0]).log()
+    assert draws.stats.log_evidence == pytest.approx((float(exact),), abs=0.5)

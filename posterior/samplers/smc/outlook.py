@@ -46,16 +46,22 @@ class Law:
 
     Args:
         data: The measurements.
-        curvature: See `typical_curvature`.
+        curvature: lambda, that of `typical_curvature`; for tails heavier than a Gaussian's `largest_information`, without which
+            their factor, that counts misfits as the noise alone would, outgrows a psi that knows how uncertain x0 is.
+        heavy: Whether tails are.
     """
 
     data: Measurements
     curvature: float
+    heavy: bool
 
     @classmethod
     def of(cls, problem: Problem, data: Measurements) -> Law | None:
         """That of a problem; None where the noise is Gaussian."""
-        return None if problem.likelihood.stand_in == "exact" else cls(data, typical_curvature(problem))
+        if problem.likelihood.stand_in == "exact":
+            return None
+        heavy = problem.likelihood.stand_in == "mixture"
+        return cls(data, largest_information(problem, data) if heavy else typical_curvature(problem), heavy)
 
     def log_factor(self, z: Tensor, c: float) -> Tensor:
         """beta log p(y | z) / N(y; A(z), R(z)), (B,), for x0 ~ N(z, c I); beta = 1 / (1 + c lambda)."""
@@ -63,8 +69,9 @@ class Law:
         prediction = like.model.predict(z)
         root = data.noise(prediction).sqrt()
         gaussian = log_normal((data.y - data.flat(prediction)) / root, root.log().sum(1))
-        most = LARGEST_RATIO * data.y.numel()
-        return torch.nan_to_num(like.log_prob(z) - gaussian, nan=-most).clamp(-most, most) / (1 + c * self.curvature)
+        ratio, most = like.log_prob(z) - gaussian, LARGEST_RATIO * data.y.numel()
+        ratio = ratio if self.heavy else torch.nan_to_num(ratio, nan=-most).clamp(-most, most)
+        return ratio / (1 + c * self.curvature)
 
 
 @dataclass(frozen=True)
@@ -181,6 +188,17 @@ def typical_curvature(problem: Problem, probes: int = 64) -> float:
     change = like.gradient(x + small * v) - like.gradient(x - small * v)
     curved = (change * v).flatten(1).sum(1).abs() / (2 * small)
     return float(curved.nan_to_num(0.0).double().quantile(TYPICAL)) / min(like.count, v[0].numel())
+
+
+def largest_information(problem: Problem, data: Measurements) -> float:
+    """The largest eigenvalue of R^(-1/2) A' A'^T R^(-1/2), A' the operator's derivative at draws of the reference."""
+    if data.rows is not None:
+        rows = data.rows[None]
+    else:
+        shape, reference = problem.event_shape, reference_of(problem)
+        white = torch.cat([pilot_noise(shape, data.y, COMPONENTS + k) for k in range(PILOTS)])
+        rows = data.line(prior_mean(problem, white, reference) + reference.covariance(shape).sqrt(white))[1]
+    return float(torch.linalg.matrix_norm(data.variance.rsqrt()[:, None] * rows, 2).square().max())
 
 
 def _points(shape: tuple[int, ...], like: Tensor, count: int) -> Tensor:
