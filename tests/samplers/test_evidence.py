@@ -8,6 +8,7 @@ has a long upper tail, so that the variance over a few runs says little of how i
 import math
 from functools import cache
 
+import deepinv
 import pytest
 import torch
 
@@ -43,3 +44,17 @@ def test_the_variance_falls_as_one_over_the_particles():
     ratio = float(misses("reference", 50, 32)[0].var() / misses("reference", 400, 16)[0].var())
     # 8, and about the 1 % points of F(31, 15) around it
     assert 8 / 3.5 < ratio < 8 * 3.5
+
+
+@pytest.mark.parametrize(
+    "sampler", [posterior.TDS(5, "reference"), posterior.AFDPS(5), posterior.FKFilter(5)], ids=["TDS", "AFDPS", "FKFilter"]
+)
+def test_it_is_that_of_the_data_and_not_of_whitened_ones(sampler):
+    g = torch.Generator().manual_seed(0)
+    root, y = (torch.randn(size, generator=g, dtype=torch.float64) for size in ((3, 3), (1, 3)))
+    noise = root @ root.T + 0.1 * torch.eye(3)
+    prior = posterior.GaussianPrior(torch.zeros(3, dtype=torch.float64), 2 * torch.eye(3))
+    same = deepinv.physics.LinearPhysics(A=lambda x, **_: x, A_adjoint=lambda y, **_: y)
+    like = posterior.CorrelatedGaussianLikelihood(same, y, noise)
+    exact = torch.distributions.MultivariateNormal(torch.zeros(3).double(), 2 * torch.eye(3) + noise).log_prob(y)
+    assert posterior.sample(prior, like, sampler, draws=4).stats.log_evidence[0] == pytest.approx(float(exact), abs=1e-6)

@@ -268,7 +268,8 @@ class ReferenceTwist(Twist):
         cov = self.reference.error_covariance(problem.event_shape, sigma)
         x0 = self._draw(mean, cov, self._root(problem, sigma), noise)
         if sigma_next == 0:
-            return x0, log_twist - self.data.likelihood.gaussian_log_prob(x0)
+            like = self.data.likelihood  # log psi leaves the change of data out, the last weight does not
+            return x0, log_twist - like.gaussian_log_prob(x0) + like.log_scale
         r = (sigma_next / sigma) ** 2
         s2 = sigma_next**2 * (1 - r)
         ahead = r * x + (1 - r) * x0 + math.sqrt(s2) * noise()
