@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posterior.io._files import UNPACKED_LIMIT, FileError, read_bytes
+from posterior.io.units import UnitError, conversion
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("time", "latitude", "longitude", "level", "variable", "value", "error", "station", "elevation", "quality")
+DERIVED = "derived"  # a column that tables have where some values were computed
 
 # Units of what our readers of archives give, by CF standard name (the altimeter setting has none).
 UNITS = {
@@ -101,7 +104,7 @@ def read_observations(
     """Observations from a file, one row per value. The format is told from the content; gzip and zip are unpacked.
 
     - CSV, with commas, semicolons or tabs, or Parquet with the columns time, latitude, longitude, variable, value and, where
-      there are such, level, error, station, elevation, quality and units;
+      there are such, level, error, station, elevation, quality, derived and units;
     - MADIS NetCDF: surface reports (METAR) and radiosondes;
     - IGRA version 2 soundings;
     - METAR and SPECI reports as text, one per line or as NOAA's cycle files have them.
@@ -128,7 +131,8 @@ def read_observations(
         A table with the columns time (UTC, datetime64[ns]), latitude (degrees north), longitude (degrees east, as
         reported), level (hPa, NaN at the surface), variable (CF standard name from archives, as given from tables),
         value, error (standard deviation, NaN where the file has none), station, elevation (m) and quality (the
-        provider's flag). ``attrs["units"]`` holds the unit of every variable and coordinate.
+        provider's flag); and, where a table has it, derived (what a value was computed from, empty where it was reported).
+        ``attrs["units"]`` holds the unit of every variable and coordinate.
 
     Raises:
         FileError: If the file is missing, truncated, of another kind, lacks a column or variable, or states no unit.
@@ -195,7 +199,8 @@ def make_table(
     """A finished table out of the rows of a reader: checked, typed, its account attached.
 
     Args:
-        rows: Columns of `COLUMNS`; level, error, station, elevation and quality may be left out. In order of arrival.
+        rows: Columns of `COLUMNS`; level, error, station, elevation and quality may be left out; and `DERIVED` where there is
+            one. In order of arrival.
         source: The file.
         reports: Reports in the file.
         dropped: What the reader left out itself.
@@ -203,10 +208,11 @@ def make_table(
     """
     import pandas as pd
 
-    table: Any = rows.reindex(columns=list(COLUMNS))
+    texts = ["station", "quality", *([DERIVED] if DERIVED in rows else [])]
+    table: Any = rows.reindex(columns=list(dict.fromkeys([*COLUMNS, *texts])))
     for name in ("latitude", "longitude", "level", "value", "error", "elevation"):
         table[name] = table[name].astype(np.float64)
-    for name in ("station", "quality"):
+    for name in texts:
         table[name] = table[name].astype(object).where(table[name].notna(), "").astype(str)
     table["time"] = pd.to_datetime(table["time"], utc=True).dt.tz_localize(None).astype("datetime64[ns]")
     reasons = _reasons(table, units)
@@ -236,13 +242,16 @@ def _reasons(table: Any, units: Mapping[str, str]) -> Any:
     level = table["level"]
     drop(level.notna() & ~((level > 0) & (level <= _HIGHEST_PRESSURE)), "gross error: level")
     for name, (low, high) in _GROSS.items():
-        if units.get(name) == UNITS[name]:
-            drop((table["variable"] == name) & ~table["value"].between(low, high), f"gross error: {name}")
+        with contextlib.suppress(KeyError, UnitError, ImportError):
+            factor, offset = conversion(units[name], UNITS[name])
+            inside = (table["value"] * factor + offset).between(low, high)
+            drop((table["variable"] == name) & ~inside, f"gross error: {name}")
     left = table[reasons == ""]
     key = ["station", "latitude", "longitude", "time", "level", "variable"]
     drop(left.duplicated([*key, "value"]).reindex(table.index, fill_value=False), "duplicate")
-    left = table[reasons == ""]
-    drop(left.duplicated(key, keep="last").reindex(table.index, fill_value=False), "replaced by a later report")
+    # of A, B and A again the last is the duplicate, and the first is what it says
+    latest = left.groupby(key, dropna=False, observed=True, sort=False)["value"].transform("last")
+    drop((left["value"] != latest).reindex(table.index, fill_value=False), "replaced by a later report")
     return reasons
 
 
@@ -250,13 +259,15 @@ def wind_components(table: Any) -> pd.DataFrame:
     """The table with every pair of wind speed and direction turned into eastward and northward wind.
 
     u = -s sin(d), v = -s cos(d), where d is the direction the wind blows from, clockwise from north. In calm air both are
-    zero, whatever the direction; a speed without a direction and a direction without a speed are left out and counted.
+    zero, whatever the direction; a speed without a direction and a direction without a speed are left out and counted. The
+    components are in m s-1, or in the unit that the table has such a component in.
 
     Args:
         table: A pandas.DataFrame from `read_observations`.
 
     Raises:
         ValueError: If ``table`` does not come from `read_observations`.
+        UnitError: If the unit of the speed or of the direction does not convert.
     """
     import pandas as pd
 
@@ -269,13 +280,16 @@ def wind_components(table: Any) -> pd.DataFrame:
     met = int(pairs["value_from"].notna().sum())
     pairs.loc[(pairs["value"] == 0) & pairs["value_from"].isna(), "value_from"] = 0.0
     paired = pairs[pairs["value_from"].notna()]
-    angle = np.deg2rad(paired["value_from"])
-    components = {"eastward_wind": -paired["value"] * np.sin(angle), "northward_wind": -paired["value"] * np.cos(angle)}
-    winds = [paired.assign(variable=name, value=value, error=np.nan) for name, value in components.items()]
+    units = {**UNITS, **table.attrs["units"]}
+    turn, _ = conversion(units["wind_from_direction"], "degree", "variable 'wind_from_direction'")
+    angle = np.deg2rad(paired["value_from"] * turn)
+    winds = []
+    for name, share in (("eastward_wind", -np.sin(angle)), ("northward_wind", -np.cos(angle))):
+        factor, _ = conversion(units["wind_speed"], units[name], "variable 'wind_speed'")
+        winds.append(paired.assign(variable=name, value=paired["value"] * factor * share, error=np.nan))
     others = table[~names.isin(["wind_speed", "wind_from_direction"])]
     rows: Any = pd.concat([others.assign(variable=others["variable"].astype(str)), *winds], ignore_index=True)
     dropped = Counter(dict(account.dropped))
     dropped["wind speed without direction"] += len(pairs) - len(paired)
     dropped["wind direction without speed"] += len(direction) - met
-    units = {**UNITS, **table.attrs["units"]}
     return make_table(rows, Path(account.source), account.reports, +dropped, units)

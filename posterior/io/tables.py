@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posterior.io._files import FileError, first_line, needs
-from posterior.io.observations import COLUMNS, make_table
+from posterior.io.observations import COLUMNS, DERIVED, make_table
 from posterior.io.units import conversion
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _check_lines(text: str, delimiter: str, path: Path) -> list[str]:
 def _finish(raw: Any, path: Path, units: Mapping[str, str] | None, comma: bool = False) -> pd.DataFrame:
     """The table with our names, types and units; ``comma`` for texts that write 1003,2."""
     names = [_plain(name) for name in raw.columns]
-    if twice := [name for name in (*COLUMNS, *_ALIASES, *_TEXTS) if names.count(name) > 1]:
+    if twice := [name for name in (*COLUMNS, DERIVED, *_ALIASES, *_TEXTS) if names.count(name) > 1]:
         raise FileError(f"{path}: has two columns {twice[0]!r}; wanted one")
     raw.columns = names
     renamed = {old: new for old, new in _ALIASES.items() if old in raw and new not in raw}
@@ -166,7 +166,7 @@ def _finish(raw: Any, path: Path, units: Mapping[str, str] | None, comma: bool =
     known = _units(table, dict(units or {}), path)
     if "level" in table:
         table["level"] = _levels(table, dict(units or {}), path)
-    columns = [name for name in COLUMNS if name in table]
+    columns = [name for name in (*COLUMNS, DERIVED) if name in table]
     done = make_table(table[columns], path, len(table), Counter(), known)
     done.attrs["renamed"] = renamed
     return done

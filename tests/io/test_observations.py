@@ -224,6 +224,25 @@ def test_files_of_another_kind(file, tmp_path, refused):
     refused(FileError, ["starts with", "as text, Parquet or NetCDF"], read_observations, tmp_path / "b")
 
 
+def test_what_values_were_derived_from_is_read_back(file, tmp_path):
+    table = read_observations(file(CSV)).assign(derived=["", "from elsewhere", ""])
+    write_observations(table, tmp_path / "b.csv")
+    pd.testing.assert_frame_equal(read_observations(tmp_path / "b.csv"), table, check_categorical=False, check_like=True)
+
+
+def test_the_latest_of_several_reports_counts_where_it_repeats_the_first(file):
+    rows = "\n".join(f"2005-08-26,10,20,air_temperature,{value},a,K" for value in (280, 290, 280))
+    table = read_observations(file(f"time,latitude,longitude,variable,value,station,units\n{rows}\n"))
+    assert table["value"].tolist() == [280]
+
+
+def test_gross_errors_are_found_in_any_unit(file):
+    rows = "\n".join(f"2005-08-26,{i},20,air_temperature,{value},degC" for i, value in enumerate((15, -9999, 280)))
+    table = read_observations(file(f"time,latitude,longitude,variable,value,units\n{rows}\n"))
+    assert table["value"].tolist() == [15]
+    assert summarise(table).dropped == {"gross error: air_temperature": 2}
+
+
 def test_writing_needs_units_and_columns(file, tmp_path):
     table = read_observations(file(CSV))
     with pytest.raises(ValueError, match="no column 'value' but"):
@@ -257,6 +276,16 @@ def test_wind_components(file):
     assert set(winds["variable"]) == {"eastward_wind", "northward_wind", "air_temperature"}
     assert winds.attrs["units"]["eastward_wind"] == "m s-1"
     assert summarise(winds).dropped == {"wind speed without direction": 1, "wind direction without speed": 1}
+
+
+@pytest.mark.parametrize(("own", "unit", "value"), [("", "m s-1", 18.52 / 3.6), ("eastward_wind,3,km/h", "km/h", 18.52)])
+def test_wind_components_of_speeds_in_knots(file, own, unit, value):
+    rows = ["wind_speed,10,knots", "wind_from_direction,4.71238898,rad", own]
+    lines = [f"2005-08-26,{i // 2},2,{row}" for i, row in enumerate(rows) if row]
+    winds = wind_components(read_observations(file("\n".join(["time,latitude,longitude,variable,value,units", *lines, ""]))))
+    east = winds[(winds["variable"] == "eastward_wind") & (winds["latitude"] == 0)]
+    np.testing.assert_allclose(east["value"], value)
+    assert winds.attrs["units"]["eastward_wind"] == unit
 
 
 def test_a_table_from_elsewhere_has_no_account():

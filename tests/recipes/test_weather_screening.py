@@ -196,6 +196,8 @@ def test_altimeter_settings_join_pressure_under_its_name_and_in_its_units(prior,
     added = joined.iloc[len(table) :]
     assert added[["station", "variable"]].to_numpy().tolist() == [["A", name]]
     assert added["value"].item() == pytest.approx(1013.25, abs=0.1)  # the setting of the standard atmosphere
+    stated = with_altimeter(table.assign(error=0.01)).iloc[len(table) :]
+    assert stated["error"].item() == pytest.approx(0.338639, rel=1e-5)  # 0.01 inHg in hPa
     assert len(screen(joined, prior).stations) == 6
     assert set(with_altimeter(table, variable="p").query("variable == 'p'")["station"]) == {"S0", "A"}
 

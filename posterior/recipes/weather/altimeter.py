@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from posterior.io.observations import DERIVED
 from posterior.io.units import UnitError, conversion
 from posterior.recipes.weather.problem import ALIASES
 
@@ -75,8 +76,9 @@ def with_altimeter(table: Any, *, highest: float = 100.0, variable: str | None =
 
     Returns:
         A table like it, with more rows, of pressure under the name and in the units of the pressure that is reported, in Pa
-        under the CF name where none is; ``quality`` is that of the altimeter setting, and the column ``derived``, empty in the
-        other rows, says what they were computed from. A warning says why where there are none.
+        under the CF name where none is; ``quality`` and ``error`` are those of the altimeter setting, and the column
+        ``derived``, empty in rows that were reported, says what they were computed from. A warning says why where there are
+        none.
 
     Raises:
         UnitError: If a unit is missing or does not convert.
@@ -110,7 +112,10 @@ def with_altimeter(table: Any, *, highest: float = 100.0, variable: str | None =
     reduced = reduce_to_sea_level(station_pressure(rows["value"].to_numpy(), elevation), elevation, t, d)
     factor, offset = conversion("Pa", units[pressure], f"variable {pressure!r}")
     added = rows[list(table.columns)].assign(value=reduced * factor + offset, variable=pressure, derived=_DERIVED)
-    joined = pd.concat([table.assign(variable=names, derived=""), added], ignore_index=True)
+    if "error" in added:
+        added["error"] *= factor
+    joined = pd.concat([table.assign(variable=names), added], ignore_index=True)
+    joined[DERIVED] = joined[DERIVED].fillna("")
     joined["variable"] = pd.Categorical(joined["variable"])
     joined.attrs.update(table.attrs)
     joined.attrs["units"] = units
@@ -118,7 +123,7 @@ def with_altimeter(table: Any, *, highest: float = 100.0, variable: str | None =
 
 
 def _converted(table: Any, names: Sequence[str], units: str) -> Any:
-    """Rows of the first of the variables that is there, values in ``units``; none where none is."""
+    """Rows of the first of the variables that is there, values and errors in ``units``; none where none is."""
     there = table["variable"].astype(str)
     name = next((name for name in names if name in set(there)), names[0])
     rows = table[(there == name).to_numpy()].assign(variable=name)
@@ -128,7 +133,8 @@ def _converted(table: Any, names: Sequence[str], units: str) -> Any:
     if stated is None:
         raise UnitError(f"variable {name!r} has no unit; wanted one that converts to {units}")
     factor, offset = conversion(stated, units, f"variable {name!r}")
-    return rows.assign(value=rows["value"] * factor + offset)
+    rows = rows.assign(value=rows["value"] * factor + offset)
+    return rows.assign(error=rows["error"] * factor) if "error" in rows else rows
 
 
 def _station(rows: Any) -> Any:
