@@ -38,7 +38,10 @@ def assimilate(
     draws: options.Draws = 64,
     seed: options.Seed = 0,
     output: Annotated[
-        Path | None, typer.Option(help="NetCDF file to write, OBS's name with -analysis.nc here if not given; and a .png.")
+        Path | None,
+        typer.Option(
+            help="NetCDF file to write, and a .png; if not given OBS's name, what --time says, and -analysis.nc, here."
+        ),
     ] = None,
     variable: Annotated[
         str | None, typer.Option(help="Variable of the table; the prior's own, by its CF name, if not given.")
@@ -83,8 +86,10 @@ def assimilate(
 ) -> None:
     """Turn station reports into an ensemble of fields, with a map, baselines and scores at withheld stations."""
     sampling = Sampling(sampler, steps, draws, seed, batch_size, checkpoint, device)
-    output = named_after(file, "-analysis.nc") if output is None else output
     with one_sentence():
+        if time is not None:
+            time = _time(time)
+        output = named_after(file, _ending(time)) if output is None else output
         check_output(output)
         if withhold and folds:
             raise ValueError("--withhold and --folds are two ways to the same scores; give one of them")
@@ -98,8 +103,6 @@ def assimilate(
         from posterior.recipes.weather import errors_of, screen, with_altimeter
         from posterior.recipes.weather.analysis import parts
 
-        if time is not None:
-            time = _time(time)
         table = read_observations(
             file,
             units=pairs("--unit", unit, "VARIABLE=UNIT, such as slp=hPa") or None,
@@ -143,6 +146,12 @@ def _time(given: str) -> str:
         return str(as_time(given))
     except ValueError as error:
         raise ValueError(f"--time: {error}") from error
+
+
+def _ending(time: str | None) -> str:
+    """What tells the analyses of one file apart, without the colons that not every file system takes."""
+    when = "" if time is None else "-" + time.removesuffix(":00").removesuffix(":00").replace(":", "")
+    return f"{when}-analysis.nc"
 
 
 def _fields(path: Path, prior: Prior, time: np.datetime64) -> Tensor:
