@@ -66,6 +66,11 @@ class DownscaleProblem:
         """p(y | x)."""
         return GaussianLikelihood(self.average, self.y, self.sigma)
 
+    @property
+    def factor(self) -> int:
+        """Rows and columns of the fine grid in a whole coarse cell; the last ones may have fewer, the first never do."""
+        return int((self.average.get_buffer("matrix2")[0] != 0).sum())
+
 
 def default_prior() -> str:
     """The bundled prior that the demo runs: of temperature where there is one, else of pressure."""
@@ -172,7 +177,7 @@ def fitted_bicubic(problem: DownscaleProblem, fields: Tensor) -> Baseline:
         problem: The problem.
         fields: Fields (N, 1, H, W) to fit it on, physical units.
     """
-    shape, factor = problem.truth.shape, -(-problem.truth.shape[-2] // problem.y.shape[-2])
+    shape, factor = problem.truth.shape, problem.factor
     error = bicubic(problem.average.A(fields.double()), shape, factor) - fields
     std = (error.square().mean(0) + problem.sigma**2).sqrt()
     return Baseline(bicubic(problem.y, shape, factor)[0], std)
@@ -217,7 +222,6 @@ def downscale(
         device: As in `posterior.sample`.
     """
     prior = problem.prior
-    shape = tuple(problem.truth.shape)
     settings = {"draws": draws, "seed": seed, "batch_size": batch_size, "progress": progress}
     settings |= {"checkpoint": checkpoint, "device": device}
     found = sample(prior, problem.likelihood, sampler, **settings)
@@ -230,7 +234,7 @@ def downscale(
     if prior.reference is not None:
         analysis = optimal_interpolation(prior, problem.likelihood)
         baselines["optimal interpolation"] = Baseline(analysis.mean, analysis.std)
-    factor = -(-shape[-2] // problem.y.shape[-2])
+    factor = problem.factor
     column, true = "small scales", small_scales(problem.truth[None], factor)
     for name, baseline in baselines.items():
         extra[name] = {column: float(small_scales(baseline.mean[None], factor) / true)}

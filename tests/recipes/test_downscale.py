@@ -38,6 +38,18 @@ def test_bicubic_follows_a_plane_and_its_fitted_error_is_the_error(problem):
     torch.testing.assert_close(fitted.std.double(), (error.double() ** 2 + problem.sigma**2).sqrt(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("factor", [6, 8, 16])
+def test_cells_of_any_factor_lie_where_they_are(prior, problem, factor):
+    """Of 17 x 33 points, which leave smaller cells at the end: bicubic interpolation has its cells' values in their middle."""
+    wide = recipe.averages(prior, problem.truth, factor=factor)
+    assert wide.factor == factor
+    at = recipe.fitted_bicubic(wide, problem.truth[None].expand(2, -1, -1, -1)).mean[0]
+    assert at.shape == (17, 33)
+    ramp = torch.arange(wide.y.shape[-1], dtype=torch.float64).expand(wide.y.shape)
+    middle = recipe.fitted_bicubic(dataclasses.replace(wide, y=ramp), problem.truth[None].expand(2, -1, -1, -1)).mean[0]
+    assert float(middle[0, factor + factor // 2 - 1 : factor + factor // 2 + 1].mean()) == pytest.approx(1, abs=0.02)
+
+
 def test_small_scales_are_told_from_large_ones():
     x = torch.arange(32.0)
     slow = torch.cos(np.pi * (x + 0.5) / 16).expand(1, 1, 32, 32)
