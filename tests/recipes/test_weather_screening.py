@@ -90,6 +90,13 @@ def test_gross_errors_are_found_and_good_reports_stay(prior, seed):
     assert problem.dropped["reason"].str.startswith("gross error").all()
 
 
+def test_a_place_at_greenwich_is_one_from_either_side(prior, truth):
+    table = stations(prior, truth, count=20)
+    rows = [{"latitude": 51.5, "longitude": east, "station": name} for east, name in ((-0.002, "WEST"), (0.0, "EAST"))]
+    problem = screen(_with_rows(table, *rows), prior, gross=np.inf)
+    assert problem.dropped["station"].tolist() == ["WEST"]
+
+
 def test_checks_can_be_turned_off(prior, truth):
     table = stations(prior, truth)
     table.loc[3, "value"] += 3000

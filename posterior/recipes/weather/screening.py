@@ -216,8 +216,9 @@ def _repeated(rows: Any, reason: Any, away: Any) -> tuple[Any, Any]:
     import pandas as pd
 
     left = rows[reason == ""]
-    cells = {"north": left["latitude"], "east": left["longitude"] % 360}
+    cells = {"north": left["latitude"], "east": left["longitude"]}
     place = {name: (degrees * _PER_DEGREE).round().astype(int) for name, degrees in cells.items()}
+    place["east"] %= 360 * _PER_DEGREE
     order = pd.DataFrame({**place, "away": away[left.index], "late": -np.arange(len(left))})
     best = order.sort_values(["away", "late"]).groupby(["north", "east"], sort=False).head(1).index
     repeated = pd.Series(False, index=rows.index)
