@@ -282,7 +282,8 @@ class Draws:
             raise ValueError("Draws.magnitude: these draws are real, and have no magnitude")
         axis = self.dims.index("channel")
         dims = self.dims[:axis] + self.dims[axis + 1 :]
-        return self.map(lambda x: torch.hypot(*x.unbind(axis + 1)), name=f"{self.name}_magnitude", dims=dims)
+        found = self.map(lambda x: torch.hypot(*x.unbind(axis + 1)), name=f"{self.name}_magnitude", dims=dims)
+        return replace(found, mask=None if self.mask is None else self.mask.all(axis))
 
     def to_datatree(self, likelihood: Likelihood | None = None) -> DataTree:
         """The draws as an xarray.DataTree in ArviZ's schema; see `posterior.draws_io.to_datatree`.

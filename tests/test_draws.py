@@ -115,6 +115,9 @@ def test_magnitude():
     assert list(magnitude.coords) == ["y", "x"]
     moved = make_draws(3, 4, 2, dims=("time", "channel"), kind="complex").magnitude()
     assert (moved.event_shape, moved.dims) == ((4,), ("time",))
+    sea = torch.tensor([[True, False, True]])[:, None].expand(2, 2, 3)
+    masked = make_draws(5, 2, 2, 3, dims=("time", "channel", "x"), kind="complex", mask=sea).magnitude()
+    assert torch.equal(masked.mask, sea[:, 0])
     with pytest.raises(ValueError, match="these draws are real"):
         magnitude.magnitude()
 
