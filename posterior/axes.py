@@ -54,6 +54,20 @@ def coordinate(dim: str, value: Any, sizes: dict[str, int], kind: str) -> DataAr
     return DataArray(array.copy(), dims=(dim,), name=dim, attrs=attrs)
 
 
+def restored(coordinate: DataArray, dtype: str) -> DataArray:
+    """A coordinate from a file in the type that it had, which a file may not know.
+
+    Args:
+        coordinate: As xarray read it.
+        dtype: The type that it had.
+    """
+    if dtype != "object" or coordinate.dtype.kind != "M":
+        return coordinate.astype(dtype)
+    # Times of cftime in a calendar that numpy knows too come back as numpy's.
+    name, calendar = coordinate.name, coordinate.encoding.get("calendar", "standard")
+    return coordinate.convert_calendar(calendar, dim=str(name), use_cftime=True)[name]
+
+
 def check_names(name: str, dims: tuple[str, ...], event: tuple[int, ...]) -> None:
     """Raise ValueError unless a field and its axes can be called so, in files too."""
     if len(dims) != len(event) or len(set(dims)) != len(dims):

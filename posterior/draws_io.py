@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posterior.axes import restored
 from posterior.draws import Draws
 from posterior.likelihoods.base import real_view
 from posterior.stats import STATISTICS, Stats
@@ -369,7 +370,7 @@ def from_datatree(tree: DataTree) -> Draws:
         units=variable.attrs["units"],
         name=name,
         dims=dims,
-        coords={key: tree.coords[key].astype(dtype) for key, dtype in dtypes.items()},
+        coords={key: restored(tree.coords[key], dtype) for key, dtype in dtypes.items()},
         is_posterior=bool(posterior.attrs["is_posterior"]),
         log_weights=None if log_weights is None else _tensor(log_weights.variable).flatten(),
         chains=chains,

@@ -70,6 +70,18 @@ def test_files_lose_nothing(make, suffix, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("calendar", ["standard", "proleptic_gregorian", "noleap"])
+def test_times_of_a_calendar_come_back_as_they_were(calendar, suffix, tmp_path):
+    pytest.importorskip("cftime")
+    times = xr.date_range("2000-02-28T06", periods=4, calendar=calendar, use_cftime=True)
+    draws = make_draws(3, 4, dims=("valid",), coords={"valid": times})
+    draws.save(tmp_path / f"out{suffix}")
+    found = load_draws(tmp_path / f"out{suffix}").coords["valid"]
+    xr.testing.assert_identical(found, draws.coords["valid"])
+    assert [type(t) for t in found.values] == [type(t) for t in times]
+
+
 def test_other_tools_read_the_file(tmp_path):
     complex_draws().save(tmp_path / "out.nc")
     with xr.open_datatree(tmp_path / "out.nc") as tree:
