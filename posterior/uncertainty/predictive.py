@@ -24,11 +24,20 @@ class ResidualCheck:
             the data do not fit (sigma too small, a wrong operator, a sampler that ignores data). Near 1: they fit too
             well (sigma too large, or noise was fitted). Not uniform if all is right: its values then crowd towards
             1/2, so that a small one counts for more than its size.
+        weights: Of the draws, (S,), summing to one; None where all weigh the same.
     """
 
     chi_square: Tensor
     count: int
     p_value: float
+    weights: Tensor | None = None
+
+    @property
+    def mean(self) -> float:
+        """Mean chi-square of the draws, by their weights."""
+        if self.weights is None:
+            return float(self.chi_square.mean())
+        return float(self.weights @ torch.where(self.weights > 0, self.chi_square, 0.0))
 
     @property
     def two_sided(self) -> float:
@@ -54,10 +63,9 @@ class ResidualCheck:
             verdict = "residuals are LARGER than the noise explains"
         else:
             verdict = "residuals are SMALLER than the noise explains"
-        mean = float(self.chi_square.mean())
         low, high = self.band()
-        noise = f"noise gives {low:.3f} to {high:.3f}"
-        return f"residual chi-square: {mean:.4g} over {self.count} data ({noise}), predictive p = {self.p_value:.3g}: {verdict}"
+        noise = f"{self.count} data (noise gives {low:.3f} to {high:.3f})"
+        return f"residual chi-square: {self.mean:.4g} over {noise}, predictive p = {self.p_value:.3g}: {verdict}"
 
 
 def residual_check(draws: Draws, likelihood: Likelihood) -> ResidualCheck:
@@ -83,4 +91,6 @@ def residual_check(draws: Draws, likelihood: Likelihood) -> ResidualCheck:
     with torch.no_grad():
         values = torch.cat([standard.chi_square(x[None].to(y)) for x in draws.samples]).cpu().double()
     tails = torch.from_numpy(chi2.sf(values.numpy() * standard.count, standard.count))
-    return ResidualCheck(values, standard.count, float(draws.weights.cpu() @ tails))
+    weights = draws.weights.cpu()
+    p_value = float(weights @ torch.where(weights > 0, tails, 0.0))
+    return ResidualCheck(values, standard.count, p_value, None if draws.log_weights is None else weights)

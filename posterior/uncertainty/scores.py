@@ -130,7 +130,7 @@ def variogram(trials: Trials, pairs: Tensor | None = None, *, power: float = 0.5
     Args:
         trials: The trials.
         pairs: Indices (2, P) into the flattened event; by default all pairs of an event of up to 64 values, and
-            else pairs 1, 2 and 4 apart along the last two axes.
+            else pairs 1, 2 and 4 apart along the last two axes; where both have one value, along the last two that have more.
 
     Other arguments:
         power: p.
@@ -214,6 +214,7 @@ def default_pairs(shape: tuple[int, ...]) -> Tensor:
         raise ValueError(f"variogram: an event of shape {shape} has no pairs of values")
     if index.numel() <= _FEW:
         return torch.triu_indices(index.numel(), index.numel(), 1)
+    index = index if max(shape[-2:]) > 1 else index.squeeze()  # a column of levels over one point
     found = []
     for axis in range(-1, -1 - min(2, index.ndim), -1):
         for lag in (lag for lag in _LAGS if lag < index.shape[axis]):

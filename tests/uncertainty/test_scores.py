@@ -21,6 +21,7 @@ from posterior.uncertainty import (
     spread_skill,
     variogram,
 )
+from posterior.uncertainty.plots import residuals
 from posterior.uncertainty.scores import crps_members, default_pairs, energy_members, variogram_members
 from posterior.uncertainty.spread import _each_as_truth
 from tests.uncertainty.normal_trials import normal, plain
@@ -71,6 +72,8 @@ class TestScores:
         pairs = default_pairs((2, 10, 12))
         offsets = set((pairs[1] - pairs[0]).tolist())
         assert offsets == {1, 2, 4, 12, 24, 48}
+        column = default_pairs((70, 1, 1))
+        assert set((column[1] - column[0]).tolist()) == {1, 2, 4} and variogram(plain(20, 5, (70, 1, 1))).mean > 0
         with pytest.raises(ValueError, match="no pairs"):
             default_pairs(())
 
@@ -180,6 +183,16 @@ class TestPredictive:
         chi = ((like.y - draws.samples) / 0.5).square().flatten(1).mean(1)
         torch.testing.assert_close(check.chi_square, chi, rtol=1e-5, atol=0)
         assert check.p_value == pytest.approx(scipy.stats.chi2.sf(chi.numpy() * 40, 40).mean())
+
+    def test_weights_count(self):
+        like, draws = self.problem(0.5)
+        far = draws.samples.clone()
+        far[100:] += 1e30
+        log_weights = torch.where(torch.arange(200) < 100, 0.0, -torch.inf)
+        kept = residual_check(Draws(far[:100], STATS), like)
+        check = residual_check(Draws(far, STATS, log_weights=log_weights), like)
+        assert check.mean == pytest.approx(kept.mean) and str(check) == str(kept)
+        residuals(check)
 
     def test_other_noise_is_refused(self):
         like, draws = self.problem(0.5)

@@ -137,12 +137,16 @@ def residuals(found: ResidualCheck, *, ax: Axes | None = None) -> Figure:
     from scipy.stats import chi2
 
     figure, ax = one_axes(ax)
-    values, m = found.chi_square.numpy(), found.count
+    values, m, weights = found.chi_square.numpy(), found.count, None
+    if found.weights is not None:
+        weights = found.weights.numpy()
+        values, weights = values[weights > 0], weights[weights > 0]
     low, high = chi2.ppf([0.0005, 0.9995], m) / m
     low, high = min(low, values.min()), max(high, values.max())
     at = np.linspace(low, high, 400)
     ax.fill_between(at, chi2.pdf(at * m, m) * m, color="black", alpha=0.15, linewidth=0, label="of noise alone")
-    ax.hist(values, bins=min(30, max(5, len(values) // 4)), density=True, color=BLUE, alpha=0.75, label="of the draws")
+    bins = min(30, max(5, len(values) // 4))
+    ax.hist(values, bins=bins, weights=weights, density=True, color=BLUE, alpha=0.75, label="of the draws")
     ax.set_xlabel("||y - A x||² / (m sigma²)", fontsize=9)
     ax.set_ylabel("density", fontsize=9)
     _finish(ax, f"residuals of {m} data (predictive p = {found.p_value:.2g})")
