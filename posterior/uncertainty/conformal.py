@@ -379,6 +379,8 @@ def _supported(trial: Trial) -> float:
     worth = len(trial.draws)
     if trial.log_weights is not None:
         worth = float(1 / torch.softmax(trial.log_weights.double(), 0).square().sum())
+    if worth < 1 + 1e-6:
+        raise ValueError("conformal repair: all weight of a trial is on one draw, which supports no interval")
     return 1 - 2 / (worth + 1) - 1e-9
 
 

@@ -79,6 +79,8 @@ class QuantileSketch:
             raise ValueError(f"QuantileSketch: got a batch of shape {tuple(batch.shape)}; wanted (B, {self.event_shape})")
         if batch.isnan().any():
             raise ValueError("QuantileSketch: the batch has values that are NaN, which have no rank")
+        if not len(batch):
+            return
         flat = batch.detach().cpu().to(self.dtype).reshape(len(batch), -1)
         for piece in flat.split(self.size):
             self._levels[0].append(piece.clone())

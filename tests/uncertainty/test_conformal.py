@@ -1,6 +1,7 @@
 """Repair: the guarantees hold on problems whose spread is wrong, and the factors are those of their definitions."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,6 +160,12 @@ class TestRefusals:
             risk_controlling_sets(make_trials(20), 0.9, 0.1)
         with pytest.raises(ValueError, match="delta is 0"):
             risk_controlling_sets(make_trials(20), 0.9, 0)
+
+    def test_weight_on_one_draw(self):
+        alone = torch.tensor([0.0] + 8 * [-torch.inf])
+        trials = Trials([replace(t, log_weights=alone) for t in plain(10)])
+        with pytest.raises(ValueError, match="all weight of a trial is on one draw"):
+            conformal_risk_control(trials)
 
     def test_intervals_without_width(self):
         trials = Trials(Trial(torch.ones(3), torch.zeros(19, 3)) for _ in range(30))

@@ -258,6 +258,7 @@ class TestSketch:
     def test_is_exact_while_it_holds_all(self):
         x = normal(64, 3, 4)
         sketch = QuantileSketch((3, 4), size=64, dtype=torch.float64)
+        sketch.update(torch.empty(0, 3, 4))
         for part in x.split(10):
             sketch.update(part)
         assert sketch.worst_error == 0
