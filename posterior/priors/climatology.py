@@ -84,7 +84,9 @@ def as_times(date: Any) -> np.ndarray:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{date!r} is no date; wanted one as 2005-08-26 or 2019-03-28T15:00") from error
     # numpy takes bare numbers for seconds since 1970: hardly what is meant.
-    if np.isnat(times).any() or np.asarray(date).dtype.kind in "iufb":
+    # And eight digits for a year.
+    far = times.astype("datetime64[Y]").astype(int) + 1970 > 9999
+    if np.isnat(times).any() or np.asarray(date).dtype.kind in "iufb" or far.any():
         raise ValueError(f"{date!r} is no date; wanted one as 2005-08-26 or 2019-03-28T15:00")
     if offset and offset.upper() != "Z":
         hours, minutes = int(offset[1:3]), int(offset[-2:]) if len(offset) > 3 else 0

@@ -201,7 +201,7 @@ class TestClimatology:
         season = Climatology(normal(3, 2), 1)
         torch.testing.assert_close(season.on(date), season.on("2005-08-26T00:00:00"), rtol=0, atol=0)
 
-    @pytest.mark.parametrize("date", ["yesterday", "2005-13-01", None, 3.5, 20050826, "NaT"])
+    @pytest.mark.parametrize("date", ["yesterday", "2005-13-01", None, 3.5, 20050826, "20050826", "NaT"])
     def test_refuses_what_is_no_date(self, date):
         with pytest.raises(ValueError, match="is no date; wanted one as 2005-08-26"):
             Climatology(normal(3, 2), 1).on(date)
