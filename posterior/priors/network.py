@@ -88,8 +88,9 @@ class NetworkPrior(Prior):
         self.calls = int(getattr(network, "calls", 1))
         self.coarse = coarse
         self.symmetries = checked(symmetries, f"prior '{name}'")
-        told = [part.told for part in network.modules() if isinstance(part, Conditioned)]
-        if self.symmetries and any(condition.channels is not None for condition in told):
+        told = [side for part in network.modules() if isinstance(part, Conditioned) for side in (part.told, part.free)]
+        self._told = [tuple(side.channels.shape) for side in told if side is not None and side.channels is not None]
+        if self.symmetries and self._told:
             raise ValueError(
                 f"prior '{name}': symmetries of a network that is told channels, which are not turned with the field"
             )
@@ -129,6 +130,9 @@ class NetworkPrior(Prior):
     def _call(self, inputs: Tensor, time: Tensor) -> Tensor:
         inputs = turn(inputs, self._orientation)
         h, w = inputs.shape[-2:]
+        for told in self._told:  # padding would hide that they are too small
+            if told[-2:] != (h, w):
+                raise ValueError(f"prior '{self.name}': the condition's channels are {told}; the field is {h} x {w}")
         pad_h, pad_w = (-h) % self.multiple, (-w) % self.multiple
         if pad_h or pad_w:
             inputs = torch.nn.functional.pad(inputs, (0, pad_w, 0, pad_h))

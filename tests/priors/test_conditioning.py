@@ -52,6 +52,12 @@ def test_channels_are_padded_with_the_field():
     assert inputs[:, 1].sum() == 2 * mask.sum()
 
 
+def test_channels_smaller_than_the_field_are_not_padded():
+    prior = NetworkPrior(Conditioned(Probe(), Condition(channels=torch.ones(1, 2, 5))), EDM(), (1, 3, 5), multiple=4)
+    with pytest.raises(ValueError, match=r"channels are \(1, 2, 5\); the field is 3 x 5"):
+        prior.denoise(torch.ones(2, 1, 3, 5), 1.0)
+
+
 def test_guidance_is_off_by_default_and_mixes_where_asked():
     told = Condition(label=5, free=Condition(label=2))
     probe = Probe()
