@@ -139,6 +139,14 @@ class TestBatches:
         assert float(batches_of(items)(4)[0]) == 1
         assert float(batches(1)[0]) == 1
 
+    def test_no_field_of_an_iterable_keeps_its_place(self):
+        """Noise levels are stratified by place: a field that kept its own would only ever be seen at a few of them."""
+        batches = batches_of([torch.arange(4.0)[:, None]])
+        places = [batches(step).flatten().tolist().index(0.0) for step in range(40)]
+        assert set(places) == {0, 1, 2, 3}
+        assert all(sorted(batches(step).flatten().tolist()) == [0, 1, 2, 3] for step in range(3))
+        torch.testing.assert_close(batches(5), batches(5))
+
     def test_an_iterator_that_ends_is_refused(self):
         batches = batches_of(iter([np.zeros((2, 1))]))
         batches(0)

@@ -40,7 +40,7 @@ def batches_of(
             raise ValueError(f"training: batches of {size} from {len(fields)} fields; wanted at least one of each")
         return lambda step: _augmented(fields[_rows(len(fields), size, seed, step)], augment, seed, step)
     items = _Replay(data)
-    return lambda step: _augmented(torch.as_tensor(items(step)).float(), augment, seed, step)
+    return lambda step: _augmented(_shuffled(torch.as_tensor(items(step)).float(), seed, step), augment, seed, step)
 
 
 def _rows(count: int, size: int, seed: int, step: int) -> Tensor:
@@ -52,6 +52,11 @@ def _rows(count: int, size: int, seed: int, step: int) -> Tensor:
             order = np.random.default_rng([seed, epoch]).permutation(count)
         rows.append(int(order[index]))
     return torch.tensor(rows)
+
+
+def _shuffled(fields: Tensor, seed: int, step: int) -> Tensor:
+    """In an order new each time: the noise level of a field goes by its place, and an iterable may have it in one for ever."""
+    return fields[torch.from_numpy(np.random.default_rng([seed, step, 2]).permutation(len(fields)))]
 
 
 def _augmented(fields: Tensor, augment: tuple[str, ...], seed: int, step: int) -> Tensor:
