@@ -62,12 +62,12 @@ def key_figures(draws: Draws) -> dict[str, str]:
     if not np.isfinite(mean).any():
         return {"values": "none is finite"}
     figures = {
-        "mean": f"{np.nanmin(mean):.4g} to {np.nanmax(mean):.4g}{units}" if mean.size > 1 else f"{float(mean):.5g}{units}"
+        "mean": f"{np.nanmin(mean):.4g} to {np.nanmax(mean):.4g}{units}" if mean.size > 1 else f"{mean.item():.5g}{units}"
     }
     if draws.is_posterior and draws.n_effective > 1 + 1e-6:
         std = array(draws.std, draws)
         words = f"{np.nanmedian(std):.3g} (median), {np.nanmax(std):.3g} (largest){units}"
-        figures["standard deviation"] = words if std.size > 1 else f"{float(std):.3g}{units}"
+        figures["standard deviation"] = words if std.size > 1 else f"{std.item():.3g}{units}"
     return figures
 
 

@@ -182,7 +182,7 @@ def principal_components(draws: Draws, k: int = 5) -> PrincipalComponents:
     used = int((weights > 0).sum())
     if used < 2:
         raise ValueError(f"principal_components: they take two draws with weight; got {used}")
-    mean, flat, exists = draws.mean, draws.samples.flatten(1), slice(None)
+    mean, flat, exists = draws.mean, draws.samples.reshape(draws.n, -1), slice(None)
     if draws.mask is not None:
         exists = draws.mask.to(flat.device).flatten()
         flat = flat[:, exists]
@@ -221,7 +221,7 @@ def _needs_posterior(draws: Draws, what: str) -> None:
 
 def _blocks(draws: Draws) -> Iterator[Tensor]:
     """The draws, value by value: pieces (pixels, n) on the CPU."""
-    flat = draws.samples.flatten(1)
+    flat = draws.samples.reshape(draws.n, -1)
     for piece in flat.split(max(1, _BLOCK // draws.n), 1):
         yield piece.detach().cpu().T.contiguous()
 

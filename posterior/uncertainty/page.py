@@ -196,7 +196,7 @@ def _listed(values: Iterable[float]) -> str:
 
 
 def _pictures(draws: Draws) -> Iterator[str]:
-    if not draws.event_shape or not np.isfinite(draws.samples.cpu().numpy()).any():
+    if len(draws.event_shape) == (draws.kind == "complex") or not np.isfinite(draws.samples.cpu().numpy()).any():
         return
     yield _picture(
         reconstruction(draws, columns=3), "What was found and how sure it is; where the truth is known, the error too"
@@ -208,7 +208,8 @@ def _pictures(draws: Draws) -> Iterator[str]:
     if plane and several:
         yield _picture(profile(draws), "Intervals along the middle line")
         if draws.n_effective >= 10:
-            found = principal_components(draws, min(4, draws.n - 1))
+            values = math.prod(draws.event_shape) if draws.mask is None else int(draws.mask.sum())
+            found = principal_components(draws, min(4, draws.n - 1, values))
             yield _picture(
                 components(found, draws), "Directions in which the posterior varies most, with their share of the variance"
             )

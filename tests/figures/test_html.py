@@ -53,6 +53,8 @@ def test_north_is_up_and_missing_is_grey():
 def test_any_shape_has_a_page():
     for draws in (Draws(normal(30), stats()), Draws(normal(30, 7), stats()), Draws(normal(2, 2, 3, 400, 5), stats()), head()):
         assert "sampler" in draws._repr_html_()
+    for draws in (Draws(normal(30, 1), stats()), Draws(normal(30, 1, 1), stats())):
+        assert "sampler" in draws._repr_html_()
     assert len(pictures(Draws(normal(30, 7), stats())._repr_html_())) == 1
     missing = Draws(torch.full((2, 3), torch.nan), stats(status="not finite"))
     assert "none is finite" in missing._repr_html_()

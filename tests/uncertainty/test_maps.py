@@ -83,6 +83,12 @@ class TestHighestDensity:
         found = highest_density(Draws(x, STATS), 0.9)
         assert ((new > found.lower) & (new < found.upper)).double().mean() == pytest.approx(0.886, abs=0.012)
 
+    def test_of_a_single_number(self):
+        number, line = (Draws(x, STATS) for x in (normal(60), normal(60)[:, None]))
+        assert highest_density(number).lower == highest_density(line).lower[0]
+        assert entropy(number) == entropy(line)[0]
+        assert principal_components(number, 1).std == principal_components(line, 1).std
+
     def test_too_few_draws(self):
         assert highest_density(Draws(normal(19, 2), STATS), 0.9).upper.shape == (2,)
         with pytest.raises(ValueError, match="at least 19"):

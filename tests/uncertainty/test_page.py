@@ -77,6 +77,9 @@ def test_any_shape_has_a_report(unrendered):
     assert "Point estimates (no uncertainty)" in report(point)
     for draws in (Draws(normal(30), stats()), Draws(normal(30, 7), stats()), head(), Draws(normal(1, 4, 5), stats())):
         assert "How to read this" in report(draws)
+    for draws in (Draws(normal(30, 1, 2), stats()), Draws(normal(30, 2), stats(), dims=("channel",), kind="complex")):
+        assert "How to read this" in report(draws)
+    assert "How to read this" in report(Draws(normal(30, 2, 3), stats(), mask=torch.arange(6).reshape(2, 3) < 2))
     assert "status: not finite" in report(Draws(torch.full((2, 3), torch.nan), stats(status="not finite"))).lower()
 
 
