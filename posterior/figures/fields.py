@@ -60,7 +60,7 @@ class Plane:
             return 1 / max(0.1, math.cos(math.radians(float(y.values.mean()))))
         if y.attrs.get("units") == x.attrs.get("units"):
             return 1.0
-        return abs(float(x.values[-1] - x.values[0])) / abs(float(y.values[-1] - y.values[0]))
+        return _span(x.values) / _span(y.values)
 
     @property
     def turned(self) -> tuple[bool, bool]:
@@ -89,9 +89,7 @@ class Plane:
         """Height over width of an image of a shape (rows, columns)."""
         if not self.to_scale:
             return shape[0] / shape[1]
-        spans = [
-            abs(float(v[-1] - v[0])) * n / (n - 1) for v, n in ((self.coords[d].values, self.coords[d].size) for d in self.dims)
-        ]
+        spans = [_span(v) * len(v) / (len(v) - 1) for v in (self.coords[d].values for d in self.dims)]
         return self.aspect * spans[0] / spans[1]
 
 
@@ -125,7 +123,7 @@ def image(
     where = where or Plane(("", ""))
     values = np.where(np.isfinite(values), values, np.nan)
     if where.to_scale:
-        y, x = (where.coords[dim].values for dim in where.dims)
+        y, x = (where.coords[dim].values.astype(float) for dim in where.dims)
         drawn = ax.pcolormesh(x, y, values, shading="nearest", rasterized=True, **scale.style)
         ax.set_aspect(where.aspect)
         if not where.points_up and not ax.yaxis_inverted():
@@ -198,8 +196,13 @@ def _is_axis(values: np.ndarray) -> bool:
     """Whether a coordinate is numeric and monotonic, so that it can be drawn to scale."""
     if len(values) < 2 or values.dtype.kind not in "iuf":
         return False
-    steps = np.diff(values)
+    steps = np.diff(values.astype(float))
     return bool((steps > 0).all() or (steps < 0).all())
+
+
+def _span(values: np.ndarray) -> float:
+    """How far a coordinate reaches; small integers would overflow in the difference."""
+    return abs(float(values[-1]) - float(values[0]))
 
 
 def _coastlines(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
@@ -256,10 +259,23 @@ def _parts(shape: Any) -> list[np.ndarray]:
 def line(ax: Axes, draws: Draws, values: np.ndarray, **style: Any) -> np.ndarray:
     """Draw values along the only axis of draws, which it labels; returns the positions."""
     (dim,) = draws.dims
-    across = draws.coords[dim].values if dim in draws.coords else np.arange(len(values))
+    across = positions(ax, draws)
     ax.plot(across, values, **style)
     ax.set_xlabel(axis_label(dim, draws.coords.get(dim)), fontsize=9)
     return across
+
+
+def positions(ax: Axes, draws: Draws) -> np.ndarray:
+    """Where the values of draws of one axis are drawn; times of cftime, which matplotlib cannot place, are counted."""
+    (dim,), (size,) = draws.dims, draws.event_shape
+    if dim not in draws.coords:
+        return np.arange(size)
+    values = draws.coords[dim].values
+    if values.dtype.kind != "O":
+        return values
+    shown = np.unique(np.linspace(0, size - 1, 4).round().astype(int))
+    ax.set_xticks(shown, [plain(str(values[i])) for i in shown])
+    return np.arange(size)
 
 
 def array(values: Tensor, draws: Draws | None = None) -> np.ndarray:

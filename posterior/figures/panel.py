@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from posterior.draws import Draws
-from posterior.figures.fields import array, image, line, plane
+from posterior.figures.fields import array, image, line, plane, positions
 from posterior.figures.style import (
     BLUE,
     FIELD,
@@ -229,7 +229,7 @@ def interval_band(
     if level is None:
         level = min(0.9, (draws.n_effective - 1) / (draws.n_effective + 1) * 0.999)
     lower, upper = map(array, draws.interval(level, allow_point_estimate))
-    (dim,) = draws.dims
-    across = draws.coords[dim].values if dim in draws.coords else np.arange(len(lower))
-    ax.fill_between(across, lower, upper, color=color, alpha=alpha, linewidth=0, label=f"{100 * level:.0f} % interval")
+    ax.fill_between(
+        positions(ax, draws), lower, upper, color=color, alpha=alpha, linewidth=0, label=f"{100 * level:.0f} % interval"
+    )
     return level

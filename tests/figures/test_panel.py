@@ -100,6 +100,13 @@ def test_lines_have_their_interval():
     assert "standard deviation" in titles(uneven.plot())
 
 
+def test_lines_along_a_calendar_are_drawn():
+    pytest.importorskip("cftime")
+    times = xr.date_range("2000-02-27", periods=5, calendar="360_day", use_cftime=True)
+    axes = Draws(normal(32, 5), stats(), dims=("time",), coords={"time": times}).plot().axes[0]
+    assert axes.get_xticklabels()[-1].get_text().startswith("2000-03-01")
+
+
 def test_point_estimates_show_no_uncertainty_unasked():
     draws = Draws(normal(8, 4, 5), stats(), is_posterior=False, truth=torch.zeros(4, 5))
     assert titles(draws.plot()) == ["truth", "estimate", "error"]
@@ -154,6 +161,14 @@ class TestPlane:
     def test_other_units_fill_a_square(self):
         y, x = xr.DataArray([0.0, 500.0]), xr.DataArray([0.0, 1.0], attrs={"units": "s"})
         assert Plane(("y", "x"), {"y": y, "x": x}).aspect == pytest.approx(1 / 500)
+
+    def test_small_integers_do_not_overflow(self):
+        y, x = np.array([100, 0, -100], dtype=np.int8), np.array([200, 100], dtype=np.uint8)
+        draws = Draws(normal(4, 3, 2), stats(), coords={"y": y, "x": x})
+        assert plane(draws).shape_on_paper((3, 2)) == pytest.approx(300 / 200)
+        corners = draws.plot().axes[0].collections[0].get_coordinates()
+        assert corners[:, 0, 1].tolist() == [150, 50, -50, -150] and corners[0, :, 0].tolist() == [250, 150, 50]
+        assert not Plane(("y", "x"), {"y": xr.DataArray(np.array([5, 3, 4], np.uint8)), "x": xr.DataArray(x)}).to_scale
 
     def test_names_that_are_no_numbers_are_not_drawn_to_scale(self):
         draws = Draws(normal(4, 2, 3), stats(), coords={"y": ["low", "high"], "x": np.arange(3)})
