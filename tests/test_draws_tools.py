@@ -12,7 +12,7 @@ import posterior
 from benchmarks.diagnostics import Toy
 from operators import Inpainting
 from posterior.draws import Draws, load_draws
-from posterior.uncertainty import assess, attach, evidence
+from posterior.uncertainty import assess, attach, evidence, quantities
 from tests.figures.examples import head, normal, pressure, stats
 
 
@@ -55,6 +55,15 @@ def test_evidence_survives_a_file(suffix, tmp_path, found):
     attach(path, found, "again")  # the second replaces the first
     assert evidence(path) is not None
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_names_that_differ_in_signs_alone_keep_their_own_evidence():
+    above = quantities.function("u > 0", lambda x: (x > 0).double().flatten(1).sum(1))
+    below = quantities.function("u < 0", lambda x: x.flatten(1).sum(1))
+    found, tree = assess(Toy.make().trials("exact", 20), [above, below]), pressure().to_datatree()
+    attach(tree, found)
+    for name in ("SBC u > 0", "SBC u < 0"):
+        assert torch.equal(evidence(tree).findings[name].values, found.findings[name].values)
 
 
 def test_evidence_that_is_not_there_or_damaged(found):

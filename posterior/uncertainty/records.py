@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,8 @@ def groups(assessment: Assessment, about: str = "") -> dict[str, Dataset]:
 
     ranks: dict[str, Any] = {}
     rest: dict[str, Any] = {}
-    found = {name: _pack(finding, _slug(name), ranks, rest) for name, finding in assessment.findings.items()}
+    slugs = _slugs(assessment.findings)
+    found = {name: _pack(finding, slugs[name], ranks, rest) for name, finding in assessment.findings.items()}
     what = {"findings": found, "trials": assessment.trials, "left_out": assessment.left_out}
     words = "ranks of the truth among the draws of each trial, uniform if the sampler is exact"
     verdict = {
@@ -116,8 +118,17 @@ def groups(assessment: Assessment, about: str = "") -> dict[str, Dataset]:
     }
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"\W+", "_", name.lower()).strip("_")
+def _slugs(names: Iterable[str]) -> dict[str, str]:
+    """How variables of each finding begin; names that differ in their signs alone, as "u > 0" and "u < 0", are counted."""
+    found: dict[str, str] = {}
+    for name in names:
+        slug = first = re.sub(r"\W+", "_", name.lower()).strip("_")
+        number = 1
+        while slug in found.values():
+            number += 1
+            slug = f"{first}_{number}"
+        found[name] = slug
+    return found
 
 
 def _pack(finding: Any, slug: str, ranks: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
