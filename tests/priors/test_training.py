@@ -237,6 +237,10 @@ class TestTraining:
         with pytest.raises(ValueError, match="validate_every is 6, but nothing is held out"):
             train(job.make_prior(), lambda _: job.fields(4, 0), job.settings(), tmp_path)
 
+    def test_any_seed_below_2_63_is_one(self, tmp_path):
+        made = job.settings(steps=1, seed=1_732_780_000_000_000_000, validate_every=0)
+        train(job.make_prior(), lambda _: job.fields(4, 0), made, tmp_path)
+
     def test_a_loss_that_is_not_finite_ends_the_run(self, tmp_path):
         with pytest.raises(FloatingPointError, match="the loss is nan at step 0"):
             train(job.make_prior(), lambda _: job.fields(4, 0) * torch.nan, job.settings(validate_every=0), tmp_path)

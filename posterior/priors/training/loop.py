@@ -146,7 +146,7 @@ def _step(
     clean, noisy, sigma = (workers.share(t) for t in (clean, noisy, sigma))
     devices = [workers.device.index or 0] if workers.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # dropout knows no other generator than the global one
-        torch.manual_seed((settings.seed * 1_000_003 + step) * 1009 + workers.rank)
+        torch.manual_seed(((settings.seed * 1_000_003 + step) * 1009 + workers.rank) % 2**63)
         found = loss(prior, clean, noisy, sigma, settings)
         optimiser.zero_grad(set_to_none=True)
         workers.backward(found)

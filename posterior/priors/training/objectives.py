@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def noised(clean: Tensor, step: int, settings: TrainingSettings) -> tuple[Tensor, Tensor]:
     """``clean`` (B, *event) with the noise of a step, and its noise levels (B,)."""
-    g = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+    g = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) % 2**63)
     # Stratified levels: one in each of B equal bins, which halves the noise of the loss.
     where = (torch.arange(len(clean)) + torch.rand(len(clean), generator=g)) / len(clean)
     if settings.objective == "denoising":

@@ -95,7 +95,7 @@ def denoising_error(
     n = len(held_out)
     rows = torch.zeros(n, len(sigmas), 1 + len(linear), dtype=torch.float64)
     for j, sigma in enumerate(sigmas.tolist()):
-        g = torch.Generator().manual_seed(seed * 1_000_003 + j)
+        g = torch.Generator().manual_seed((seed * 1_000_003 + j) % 2**63)
         for start in range(0, n, batch_size):
             clean = held_out[start : start + batch_size]
             noisy = clean + sigma * torch.randn(clean.shape, generator=g, dtype=clean.dtype)

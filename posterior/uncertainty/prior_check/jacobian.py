@@ -133,7 +133,7 @@ def jacobian_check(
     names = ("antisymmetry", "lowest", "covariance", "lower", "upper", "fokker_planck", "beyond_chance")
     rows: dict[str, list[float]] = {name: [] for name in names}
     for j, sigma in enumerate(sigmas.tolist()):
-        g = torch.Generator().manual_seed(seed * 1_000_003 + j)
+        g = torch.Generator().manual_seed((seed * 1_000_003 + j) % 2**63)
         parts = [_at_level(prior, clean, sigma, probes, krylov, g) for clean in held_out.split(batch_size)]
         f = {name: torch.cat([p[name] for p in parts]).double() for name in parts[0]}
         # Where J all but vanishes its rounding is no asymmetry: the norm of 1 % of the identity is the least that counts.
