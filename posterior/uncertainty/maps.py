@@ -22,7 +22,7 @@ _BLOCK = 2**21  # values that are worked on at once
 
 
 def exceedance(draws: Draws, threshold: float | Tensor) -> Tensor:
-    """Posterior probability that each value is above a threshold, (*event).
+    """Posterior probability that each value is above a threshold, (*event); NaN where a draw is.
 
     Its Monte-Carlo standard error is sqrt(p (1 - p) / n), n = `Draws.n_effective`; a probability of 0 or 1 means less
     than about 3 / n from there (at 95 %).
@@ -45,7 +45,7 @@ def exceedance(draws: Draws, threshold: float | Tensor) -> Tensor:
         raise ValueError(
             f"exceedance: a threshold of shape {tuple(limit.shape)} does not broadcast to an event, {draws.event_shape}"
         ) from error
-    probability = weighted_sum(draws.samples, draws.weights, lambda x: x > limit)
+    probability = weighted_sum(draws.samples, draws.weights, lambda x: (x > limit).double().masked_fill(x.isnan(), torch.nan))
     return probability.clamp(0, 1).to(draws.samples.dtype)
 
 

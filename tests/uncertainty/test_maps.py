@@ -38,6 +38,8 @@ class TestExceedance:
         np.testing.assert_allclose(exceedance(Draws(x, STATS), limit), (x.numpy() > limit.numpy()).mean(0), atol=1e-12)
         some, written = doubled(x)
         torch.testing.assert_close(exceedance(some, 0.3), (written > 0.3).double().mean(0))
+        x[7, 1, 2] = torch.nan
+        assert exceedance(Draws(x, STATS), limit).isnan().nonzero().tolist() == [[1, 2]]
 
     def test_what_does_not_fit_is_refused(self):
         draws = Draws(normal(20, 4, 5), STATS)
