@@ -208,7 +208,7 @@ class Draws:
         ends = torch.empty(2, flat.shape[1], dtype=flat.dtype)
         step = max(1, _BLOCK // self.n)
         for start in range(0, flat.shape[1], step):
-            block = flat[:, start : start + step].detach().cpu().numpy().T
+            block = flat[:, start : start + step].detach().cpu().resolve_neg().numpy().T
             ends[:, start : start + step] = torch.from_numpy(weibull_quantiles(block, levels, weights))
         lower, upper = ends.reshape(2, *self.event_shape).to(flat.device)
         return lower, upper

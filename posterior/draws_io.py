@@ -169,7 +169,7 @@ def _statistics(draws: Draws) -> dict[str, Any]:
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
+    return tensor.detach().cpu().resolve_neg().numpy()
 
 
 def masked(draws: Draws, values: Tensor) -> np.ndarray:

@@ -52,10 +52,11 @@ def test_tree_follows_the_schema():
         lambda: make_draws(3, 4),
         lambda: make_draws(3, noise_std=torch.ones(1), observed=torch.zeros(1), truth=torch.tensor(2.0)),
         lambda: make_draws(3, 4, noise_std=torch.full((1, 1, 5), 0.5), observed=torch.zeros(1, 3, 5) > 0),
+        lambda: Draws(torch.randn(3, 4, dtype=torch.complex64, generator=torch.Generator()).conj().imag, make_stats()),
         lambda: complex_draws(stats=make_stats(ess=(1.0, 2.0, 3.0))),
         lambda: Draws(torch.full((2, 3), float("nan")), make_stats(status="not finite at step 3")),
     ],
-    ids=["complex", "weather", "plain", "numbers", "broadcast", "other length", "not finite"],
+    ids=["complex", "weather", "plain", "numbers", "broadcast", "negated view", "other length", "not finite"],
 )
 def test_files_lose_nothing(make, suffix, tmp_path):
     draws = make()

@@ -281,7 +281,7 @@ def positions(ax: Axes, draws: Draws) -> np.ndarray:
 def array(values: Tensor, draws: Draws | None = None) -> np.ndarray:
     """Values as numpy; of draws (..., *event), NaN at points that do not exist."""
     if draws is None:
-        return values.detach().cpu().numpy()
+        return values.detach().cpu().resolve_neg().numpy()
     from posterior.draws_io import masked
 
     return masked(draws, values)

@@ -188,7 +188,9 @@ def pack(trial: Trial) -> dict[str, Tensor]:
         value = getattr(trial, field.name)
         if value is not None:
             name = field.name + _PARTS if value.is_complex() else field.name
-            packed[name] = (torch.view_as_real(value) if value.is_complex() else value).detach().cpu().contiguous()
+            packed[name] = (
+                (torch.view_as_real(value.resolve_conj()) if value.is_complex() else value).detach().cpu().contiguous()
+            )
     return packed
 
 

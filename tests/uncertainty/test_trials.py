@@ -76,6 +76,11 @@ class TestTrials:
         with pytest.raises(ValueError, match="wanted 1 to 3"):
             folder.split(4)
 
+    def test_a_folder_keeps_conjugated_views(self, tmp_path):
+        y = torch.complex(normal(1, 4), normal(1, 4, seed=1)).conj()
+        kept = Trials([Trial(torch.zeros(2), torch.ones(3, 2), y)], tmp_path)
+        assert torch.equal(kept[0].y, y)
+
     def test_a_view_shows_each_trial_through_a_function(self):
         every = [make_trial(i) for i in range(3)]
         seen = Trials(every).map(lambda t: Trial(t.truth[:2], t.draws[:, :2]))
