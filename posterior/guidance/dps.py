@@ -18,8 +18,9 @@ class DPSGuidance(Guidance):
     """A gradient step on the norm of the residual after every ancestral step.
 
     The paper writes, in variance-preserving coordinates u = x / sqrt(1 + sigma^2),
-    ``u' <- u' - zeta grad_u || y - A(D) ||_2``, the norm taken over one draw alone. An ancestral step moves x' by
-    (1 - r) for a unit change of D, r = (sigma'/sigma)^2, so here D is moved by the paper's step divided by 1 - r.
+    ``u' <- u' - zeta grad_u || y - A(D) ||_2``, the norm taken over one draw alone. Fields have scale one there, so that here
+    the prior's rms is the unit of fields and of data. An ancestral step moves x' by (1 - r) for a unit change of D,
+    r = (sigma'/sigma)^2, so here D is moved by the paper's step divided by 1 - r.
 
     Not calibrated: the step does not depend on the noise level of the data.
 
@@ -52,6 +53,6 @@ def paper_step(problem: Problem, step: tuple[float, float]) -> float:
     spread = problem.prior.rms
     start, end = step
     vp = spread**2 * math.sqrt((1 + (start / spread) ** 2) * (1 + (end / spread) ** 2))
-    # In the units of the paper fields have scale one: the gradient is taken per standardised unit of the field.
-    unit = torch.as_tensor(problem.prior.affine.scale).double().square().mean().sqrt().item()
+    # Data are physical.
+    unit = spread * torch.as_tensor(problem.prior.affine.scale).double().square().mean().sqrt().item()
     return vp / (1 - (end / start) ** 2) / unit

@@ -3,7 +3,7 @@ import torch
 
 import posterior
 from posterior.guidance.lgd import LGDGuidance
-from tests.samplers.laws import SIZE, Setting, normal
+from tests.samplers.laws import SIZE, Setting, dense, normal
 
 STEP = (0.9, 0.6)
 
@@ -36,7 +36,7 @@ def closed_form(setting, x, sigma):
     r2 = sigma**2 * s**2 / (sigma**2 + s**2)
     size = (residual.square().sum(1, keepdim=True) + r2 * setting.matrix.square().sum()).sqrt()
     a, b = STEP
-    vp = s**2 * ((1 + (a / s) ** 2) * (1 + (b / s) ** 2)) ** 0.5 / (1 - (b / a) ** 2)
+    vp = s * ((1 + (a / s) ** 2) * (1 + (b / s) ** 2)) ** 0.5 / (1 - (b / a) ** 2)
     return 0.3 * vp * residual @ setting.matrix @ setting.denoiser(sigma) / size
 
 
@@ -47,6 +47,17 @@ def test_many_samples_give_the_gradient_of_the_smoothed_residual(setting, sigma)
     torch.testing.assert_close(found, wanted, rtol=0, atol=0.02 * float(wanted.abs().max()))
     few = moved(setting, 4, x, sigma, range(3))
     assert (few - wanted).abs().max() > (found - wanted).abs().max()
+
+
+@pytest.mark.parametrize("unit", [1e5, 1e-9])
+@pytest.mark.parametrize("sampler", [posterior.DPS(20), posterior.LGD(20)], ids=["DPS", "LGD"])
+def test_draws_follow_the_unit_of_fields_and_data(setting, sampler, unit):
+    def draws(unit):
+        prior = posterior.GaussianPrior(unit * setting.mean, unit**2 * setting.cov)
+        likelihood = posterior.GaussianLikelihood(dense(setting.matrix), unit * setting.y, unit * setting.noise)
+        return posterior.sample(prior, likelihood, sampler, draws=4).samples
+
+    torch.testing.assert_close(draws(unit) / unit, draws(1.0), rtol=1e-6, atol=1e-6)
 
 
 def test_samples_are_a_draws_own(setting):
