@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, time, timedelta
+from functools import cached_property, partial
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,9 @@ from posterior.samplers.base import Sampler
 SPENT = "spent"  # in the file, beside the draws
 # What every module holds and no operator says anything by.
 TORCHS = frozenset(vars(torch.nn.Module()))
+# Told apart by how they are written.
+_PLAIN = (bool, int, float, complex, str, bytes, np.generic, date, time, timedelta, range, slice)
+_CODE = (FunctionType, MethodType, BuiltinFunctionType)
 
 
 class SamplingError(RuntimeError):
@@ -102,16 +107,31 @@ class Checkpoint:
         write_tensors(finished | spent, self.path, metadata={"run": json.dumps(self.fingerprint)})
 
 
+def contents_of(value: Any) -> str:
+    """A fingerprint of what an object holds; empty where that is nothing, as of a function."""
+    digest, empty = hashlib.sha256(), True
+    for part in _contents(value, set(), settings=True):
+        digest.update(part)
+        empty = False
+    return "" if empty else digest.hexdigest()
+
+
 def _contents(value: Any, seen: set[int], settings: bool) -> Iterator[bytes]:
     """What an object holds: weights of a network, mask of an operator, points of a prior; with ``settings`` its numbers too."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and value.layout != torch.strided:
+        entries = value.detach().to_sparse().coalesce()
+        yield str(tuple(value.shape)).encode()
+        yield from _each((entries.indices(), entries.values()), seen, settings)
+    elif isinstance(value, Tensor):
         yield f"{value.dtype} {tuple(value.shape)}".encode()
         yield value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    elif isinstance(value, bool | int | float | complex | str | bytes):
+    elif isinstance(value, _PLAIN):
         if settings:
             yield repr(value).encode()
     elif isinstance(value, np.ndarray):
-        if settings and not value.dtype.hasobject:
+        if settings and value.dtype.hasobject:
+            yield from _each(value.flat, seen, settings)
+        elif settings:
             yield f"{value.dtype} {value.shape}".encode()
             yield value.tobytes()
     elif id(value) not in seen and not isinstance(value, type):
@@ -124,19 +144,34 @@ def _parts(value: Any, seen: set[int], settings: bool) -> Iterator[bytes]:
         yield from (part for _, t in sorted(value.state_dict().items()) for part in _contents(t, seen, settings))
         for child in value.modules() if settings else ():
             yield from _named({k: v for k, v in vars(child).items() if k not in TORCHS and k[0] != "_"}, seen, settings)
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         yield from _named(value, seen, settings)
     elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _contents(item, seen, settings)
-    elif hasattr(value, "__dict__") and not callable(value):
+        yield from _each(value, seen, settings)
+    elif isinstance(value, set | frozenset):
+        yield from _each(sorted(value, key=repr), seen, settings)
+    elif hasattr(value, "__array__"):  # such as xarray.DataArray
+        yield from _contents(np.asarray(value), seen, settings)
+        yield from _named({k: np.asarray(v) for k, v in getattr(value, "coords", {}).items()}, seen, settings)
+    elif isinstance(value, partial):
+        yield from _each((value.func, value.args, value.keywords), seen, settings)
+    elif isinstance(value, _CODE):
+        return
+    elif hasattr(value, "__dict__"):
         # What is only computed when asked for would tell an object that was asked from one that was not.
         kind = type(value)
         # As names, not as a dict: it is gone after this, and another may get its id.
         yield from _named({k: v for k, v in vars(value).items() if not _is_cached(kind, k)}, seen, settings)
+    elif slots := {name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())}:
+        yield from _named({name: getattr(value, name, None) for name in slots - {"__weakref__"}}, seen, settings)
 
 
-def _named(held: dict[Any, Any], seen: set[int], settings: bool) -> Iterator[bytes]:
+def _each(values: Iterable[Any], seen: set[int], settings: bool) -> Iterator[bytes]:
+    for value in values:
+        yield from _contents(value, seen, settings)
+
+
+def _named(held: Mapping[Any, Any], seen: set[int], settings: bool) -> Iterator[bytes]:
     for name in sorted(held, key=str):
         if settings:
             yield str(name).encode()

@@ -1,7 +1,13 @@
 """A draw is its own: batches, order, what came before, stops and checkpoints change nothing."""
 
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
+from xarray import DataArray
 
 import posterior
 from posterior.driver import DrawNoise
@@ -144,6 +150,48 @@ def test_checkpoint_of_another_run_is_refused(name, changed, tmp_path):
         draw(name, counting, like, draws=2, checkpoint=path, **options)
     assert counting.tally["nfe"] == 0
     assert path.read_bytes() == kept
+
+
+def _called(k):
+    raise NotImplementedError
+
+
+@dataclass(slots=True)
+class Slotted:
+    k: int
+
+
+class Callable:
+    def __init__(self, k):
+        self.k = k
+
+    def __call__(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        np.float32,
+        lambda k: np.array([k], object),
+        lambda k: DataArray([0.0], {"x": [k]}, ["x"]),
+        timedelta,
+        lambda k: {k, "a"},
+        lambda k: partial(_called, k),
+        Slotted,
+        Callable,
+        lambda k: k * torch.eye(2).to_sparse(),
+    ],
+)
+def test_checkpoint_knows_whatever_an_operator_holds(held, tmp_path):
+    def run(k):
+        like = likelihood()
+        like.operator.setting = held(k)
+        return draw("GaussianBridge", Counting(network_prior()), like, draws=1, checkpoint=tmp_path / "run.safetensors")
+
+    assert torch.equal(run(1).samples, run(1).samples)
+    with pytest.raises(posterior.SamplingError, match="belongs to another run"):
+        run(2)
 
 
 def test_checkpoint_that_is_a_folder_is_refused(tmp_path):
