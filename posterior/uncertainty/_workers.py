@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
@@ -50,4 +51,11 @@ def _start(packed: bytes, threads: int) -> None:
 
 def _work(i: int) -> None:
     assert _run is not None
-    _run(i)
+    try:
+        _run(i)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))  # made here a moment ago
+        except Exception:  # whatever an error says of being taken apart, or put together again
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+        raise

@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from posterior._progress import bar
-from posterior.checkpoint import Checkpoint
+from posterior.checkpoint import Checkpoint, SamplingError, contents_of
 from posterior.draws import Draws
 from posterior.driver import draw_seed, sample
 from posterior.likelihoods import GaussianLikelihood, Likelihood
@@ -66,7 +68,8 @@ def calibrate(
         draws: Draws of each; a 90 % interval takes 19.
         seed: Of all that is random.
         truths: Held-out events (n, *event), ``trials`` of them or more, in physical units; draws of the prior where None.
-        folder: Where to store; a later call with the same arguments goes on from there, also with more trials.
+        folder: Where to store; a later call with the same arguments goes on from there, also with more trials. Functions,
+            such as a sampler of another library, are told apart by their names and by what objects and partials hold.
         workers: Processes that share the work, and the threads of this one. A script that asks for several must guard its
             start with ``if __name__ == "__main__"``.
         shard: (k, of): do the trials k, k + of, k + 2 of, ... only, for processes started by hand on one folder.
@@ -153,7 +156,8 @@ class Run:
         # Where and how many at a time draws are computed has no part in what they are.
         what = {name: value for name, value in self.settings.items() if name not in ("device", "batch_size")}
         key = f"{self.seed} {self.draws} {what}"
-        stored = Checkpoint(path, prior, likelihood, _named(self.sampler), key)
+        sampler, reference = ("", "") if path is None else self._known_by
+        stored = Checkpoint(path, prior, likelihood, sampler, key + reference)
         found = stored.load()
         if not found:
             began = time.monotonic()
@@ -161,7 +165,17 @@ class Run:
             made = _draw(prior, likelihood, self.sampler, self.draws, seed, self.settings)
             found = pack(_trial(truth[0], made, likelihood, self.reference, time.monotonic() - began))
             stored.save(found)
-        return unpack(found)
+        trial = unpack(found)
+        # Data tell truths apart only where the instrument looks.
+        if self.truths is not None and not torch.equal(trial.truth, truth[0].to(trial.truth)):
+            raise SamplingError(f"{path} is a trial of another truth; delete it or name another folder")
+        return trial
+
+    @cached_property
+    def _known_by(self) -> tuple[Any, str]:
+        """What a checkpoint knows sampler and reference by, before they are called: calls may change what they hold."""
+        sampler = self.sampler if isinstance(self.sampler, Sampler) else _named(self.sampler)
+        return sampler, "" if self.reference is adjoint else f" {_named(self.reference)}"
 
 
 def gaussian_experiment(operator: Any, sigma: Tensor | float, dtype: torch.dtype = torch.float32) -> Experiment:
@@ -267,6 +281,8 @@ def _trial(
     return Trial(truth, samples, likelihood.y, log_weights, reference(likelihood), log_prob, chi_square, cost)
 
 
-def _named(sampler: Sampler | Foreign) -> Any:
-    """What a checkpoint knows the sampler by: a function's representation has an address that changes."""
-    return sampler if isinstance(sampler, Sampler) else getattr(sampler, "__qualname__", type(sampler).__name__)
+def _named(fn: Any) -> str:
+    """What a checkpoint knows a function by, whose representation has an address that changes: its name, and what it holds."""
+    name = _named(fn.func) if isinstance(fn, partial) else getattr(fn, "__qualname__", type(fn).__name__)
+    held = contents_of(fn.__self__ if isinstance(fn, MethodType) else fn)
+    return f"{name} {held}" if held else name

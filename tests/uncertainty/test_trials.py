@@ -1,6 +1,7 @@
 """The container of trials, and the driver that fills it."""
 
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -166,6 +167,44 @@ class TestCalibrate:
         assert len(found) == 4 and all(same(a, b) for a, b in zip(whole, found, strict=True))
         with pytest.raises(posterior.SamplingError, match="another run"):
             calibrate(prior, experiment, posterior.MMPS(steps=5), trials=4, folder=tmp_path, **settings)
+
+    @pytest.mark.parametrize("changed", ["truths", "partial", "object", "method", "reference"])
+    def test_trials_of_another_run_are_refused(self, changed, tmp_path):
+        prior, experiment = gaussian_problem()
+
+        class Scaled:
+            def __init__(self, scale):
+                self.scale, self.calls = scale, 0
+
+            def __call__(self, like, n, seed):
+                self.calls += 1
+                return self.scale * normal(n, 1, 6, seed=seed)
+
+        def run(scale):
+            truths = torch.ones(2, 1, 6)
+            truths[:, :, 1::2] *= scale if changed == "truths" else 1  # off the mask
+            sampler = Scaled(scale if changed in ("object", "method") else 1)
+            sampler = sampler.__call__ if changed == "method" else sampler
+            sampler = partial(lambda scale, like, n, seed: scale * normal(n, 1, 6), scale) if changed == "partial" else sampler
+            reference = partial(lambda scale, like: scale * like.y[0], scale) if changed == "reference" else None
+            return calibrate(prior, experiment, sampler, trials=2, draws=2, truths=truths, folder=tmp_path, reference=reference)
+
+        assert all(same(a, b) for a, b in zip(run(1), run(1), strict=True))
+        with pytest.raises(posterior.SamplingError, match="another (run|truth)"):
+            run(2)
+
+    def test_what_fails_in_a_worker_is_told(self):
+        prior, experiment = gaussian_problem()
+
+        class Two(Exception):
+            def __init__(self, a, b):
+                super().__init__(f"{a} and {b}")
+
+        def sampler(like, n, seed):
+            raise Two("this", "that")
+
+        with pytest.raises(RuntimeError, match="Two: this and that"):
+            calibrate(prior, experiment, sampler, trials=2, draws=2, workers=2)
 
     def test_workers_make_the_same_trials(self, tmp_path):
         prior, experiment = gaussian_problem()
