@@ -298,6 +298,7 @@ class Draws:
     def save(self, path: str | os.PathLike[str], likelihood: Likelihood | None = None) -> None:
         """Write the draws, without loss, to NetCDF (.nc) or Zarr (.zarr).
 
+        Attributes of coordinates that no file knows are told in words, True and False as 1 and 0; None is left out.
         What was at `path` is replaced in the end, when all is written: no file is ever left half-written.
 
         Args:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posterior.axes import restored
+from posterior.axes import restored, storable, times_in
 from posterior.draws import Draws
 from posterior.likelihoods.base import real_view
 from posterior.stats import STATISTICS, Stats
@@ -58,7 +58,7 @@ def to_datatree(draws: Draws, likelihood: Likelihood | None = None) -> DataTree:
 
     stats, chains = draws.stats, draws.chains
     dims = tuple("complex" if draws.kind == "complex" and dim == "channel" else dim for dim in draws.dims)
-    coords: dict[str, Any] = dict(draws.coords)
+    coords: dict[str, Any] = {key: storable(value) for key, value in draws.coords.items()}
     coords["chain"] = ("chain", np.arange(chains), {"long_name": "independent run of the sampler"})
     number = {"long_name": "number of the draw", "standard_name": "realization", "units": "1"}
     coords["draw"] = ("draw", np.arange(draws.n // chains), number)
@@ -169,7 +169,8 @@ def _statistics(draws: Draws) -> dict[str, Any]:
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().resolve_neg().numpy()
+    tensor = tensor.detach().cpu().resolve_neg()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def masked(draws: Draws, values: Tensor) -> np.ndarray:
@@ -322,7 +323,9 @@ def open_tree(path: Path) -> Iterator[DataTree]:
     times = xr.coders.CFTimedeltaCoder(decode_via_units=False)
     engine, what = ("h5netcdf", "NetCDF-4 file") if path.suffix == ".nc" else ("zarr", "Zarr store")
     try:
-        tree = xr.open_datatree(path, engine=engine, decode_timedelta=times)
+        with xr.open_datatree(path, engine=engine, decode_times=False) as raw:
+            dates = times_in(raw)
+        tree = xr.open_datatree(path, engine=engine, decode_times=dates, decode_timedelta=times)
     except Exception as error:  # whatever a library makes of the bytes it is given
         raise ValueError(f"{path} cannot be read: it is truncated or no {what} ({_brief(error)})") from error
     try:

@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+from dataclasses import replace
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pytest
@@ -81,6 +83,47 @@ def test_times_of_a_calendar_come_back_as_they_were(calendar, suffix, tmp_path):
     found = load_draws(tmp_path / f"out{suffix}").coords["valid"]
     xr.testing.assert_identical(found, draws.coords["valid"])
     assert [type(t) for t in found.values] == [type(t) for t in times]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("units", ["days since 2000-01-01", "months since 2000-01-01"])
+def test_numbers_in_units_of_times_stay_numbers(tmp_path, suffix, units):
+    # as xarray reads them with decode_times=False
+    coordinate = xr.DataArray([1.0, 2.5, 3.0], dims="x", name="x", attrs={"units": units})
+    draws = replace(make_draws(2, 3, coords={"x": coordinate}), units=units)
+    draws.save(tmp_path / f"out{suffix}")
+    found = load_draws(tmp_path / f"out{suffix}")
+    xr.testing.assert_identical(found.coords["x"], draws.coords["x"])
+    assert torch.equal(found.samples, draws.samples) and found.units == units
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_coordinates_and_attributes_that_no_file_knows(tmp_path, suffix):
+    utc = [datetime(2020, 1, day, tzinfo=UTC) for day in (1, 2)]
+    attrs = {
+        "cyclic": True,
+        "flags": [True, False],
+        "size": np.array(2),
+        "positive": None,
+        "origin": np.datetime64("2000-01-01"),
+        "edges": [1.0, 2.0],
+    }
+    coords = {
+        "day": [date(2020, 1, 1), date(2020, 1, 2)],
+        "time": xr.DataArray(np.array(["2020-01-01", "2020-01-02"], "M8[ns]"), dims="time", attrs={"units": "UTC"}),
+        "zoned": np.array(utc, object),
+        "x": xr.DataArray([1.0, 2.0], dims="x", attrs=attrs),
+    }
+    draws = make_draws(2, 2, 2, 2, 2, dims=tuple(coords), coords=coords)
+    replace(draws, observed=torch.ones(1, 2, dtype=torch.bfloat16)).save(tmp_path / f"out{suffix}")
+    found = load_draws(tmp_path / f"out{suffix}")
+    assert (found.coords["day"].values == np.array(["2020-01-01", "2020-01-02"], "M8[D]")).all()
+    assert (found.coords["time"].values == draws.coords["time"].values).all()
+    assert found.coords["zoned"].values.tolist() == list(map(str, utc))
+    kept = found.coords["x"].attrs
+    assert list(kept.pop("edges")) == [1.0, 2.0] and list(kept.pop("flags")) == [1, 0]
+    assert kept == {"cyclic": 1, "size": 2, "origin": "2000-01-01"}
+    assert torch.equal(found.observed, torch.ones(1, 2))
 
 
 def test_other_tools_read_the_file(tmp_path):

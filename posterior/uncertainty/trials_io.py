@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posterior.axes import DEFAULT_DIMS
+from posterior.axes import DEFAULT_DIMS, storable
 from posterior.draws_io import replacing
 from posterior.uncertainty.records import attach
 from posterior.uncertainty.trials import Trial, Trials
@@ -91,13 +91,14 @@ def to_datatree(
         "sample_dims": ["draw"],
         "notes": json.dumps(dict(attrs or {})),
     }
-    index = {"trial": ("trial", np.arange(len(every)), {"long_name": "number of the trial"})}
+    index: dict[str, Any] = {"trial": ("trial", np.arange(len(every)), {"long_name": "number of the trial"})}
     index["draw"] = (
         "draw",
         np.arange(every[0].draws.shape[0]),
         {"long_name": "number of the draw", "standard_name": "realization", "units": "1"},
     )
-    return xr.DataTree.from_dict({"/": xr.Dataset(coords={**index, **(coords or {})}, attrs=root), **groups})
+    index |= {key: storable(value) if isinstance(value, xr.DataArray) else value for key, value in (coords or {}).items()}
+    return xr.DataTree.from_dict({"/": xr.Dataset(coords=index, attrs=root), **groups})
 
 
 def save_trials(trials: Trials, path: str | Path, assessment: Assessment | None = None, **labels: Any) -> None:
