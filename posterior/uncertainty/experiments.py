@@ -156,7 +156,7 @@ class Run:
         # Where and how many at a time draws are computed has no part in what they are.
         what = {name: value for name, value in self.settings.items() if name not in ("device", "batch_size")}
         key = f"{self.seed} {self.draws} {what}"
-        sampler, reference = ("", "") if path is None else self._known_by
+        sampler, reference = self._known_by
         stored = Checkpoint(path, prior, likelihood, sampler, key + reference)
         found = stored.load()
         if not found:
@@ -174,6 +174,8 @@ class Run:
     @cached_property
     def _known_by(self) -> tuple[Any, str]:
         """What a checkpoint knows sampler and reference by, before they are called: calls may change what they hold."""
+        if self.folder is None:
+            return self.sampler, ""
         sampler = self.sampler if isinstance(self.sampler, Sampler) else _named(self.sampler)
         return sampler, "" if self.reference is adjoint else f" {_named(self.reference)}"
 
