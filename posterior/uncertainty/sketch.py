@@ -98,7 +98,7 @@ class QuantileSketch:
                 f"QuantileSketch: cannot merge events of shape {other.event_shape} at size {other.size} into "
                 f"{self.event_shape} at size {self.size}"
             )
-        for height, pieces in enumerate(other._levels):
+        for height, pieces in enumerate([*map(list, other._levels)]):  # lists of their own: the other may be this one
             self._level(height).extend(p.to(self.dtype) for p in pieces)
         self.count += other.count
         self._worst += other._worst

@@ -328,3 +328,10 @@ class TestSketch:
             sketch.merge(QuantileSketch((3,), 64))
         with pytest.raises(ValueError, match="level between 0 and 1"):
             sketch.quantile(1.5)
+
+    def test_merges_with_itself(self):
+        sketch = QuantileSketch((2,), 8)
+        sketch.update(torch.arange(40.0).reshape(20, 2))
+        sketch.merge(sketch)
+        assert sketch.count == 40
+        assert (sketch.quantile(0.5) - torch.tensor([19.0, 20.0])).abs().max() <= 40 * sketch.worst_error + 2
