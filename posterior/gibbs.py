@@ -157,8 +157,8 @@ class _Gibbs:
             return self.v
         if p.law == "student":
             return (p.dof * p.scale**2 + self.u**2) / 2 / _gamma((p.dof + 1) / 2, self.size, self.g)
-        inverse = self._inverse_gaussian(1 / (p.scale * self.u.abs().clamp_min(1e-12)), 1 / p.scale**2)
-        return torch.where(self.z, 1 / inverse.clamp_min(1e-14), self._prior_variance())
+        inverse = self._inverse_gaussian(1 / (self.u / p.scale).abs().clamp_min(1e-12), 1.0)  # of 1 / v in units of the scale
+        return torch.where(self.z, p.scale**2 / inverse.clamp_min(1e-14), self._prior_variance())
 
     def _inverse_gaussian(self, mean: Tensor, shape: float) -> Tensor:
         """Inverse-Gaussian draws (Michael, Schucany, Haas 1976), the smaller root without cancellation."""

@@ -116,6 +116,17 @@ def test_gibbs_is_the_gaussian_posterior_of_a_gauss_chain():
     torch.testing.assert_close(found.std, wanted.std, rtol=0.06, atol=0)
 
 
+@pytest.mark.parametrize("unit", [1e-12, 1e8])
+@pytest.mark.parametrize("law", LAWS)
+def test_gibbs_keeps_units(law, unit):
+    def found(unit):
+        y = unit * torch.tensor([0.3, 1.5, -0.5], dtype=torch.float64)
+        prior, noise = posterior.LevyPrior(law, 3, unit), torch.full((3,), (0.5 * unit) ** 2, dtype=torch.float64)
+        return levy_posterior(prior, torch.eye(3, dtype=torch.float64), y, noise, chains=8, burn_in=10, kept=8).mean / unit
+
+    torch.testing.assert_close(found(unit), found(1.0))
+
+
 def test_kept_states_are_handed_out_once():
     p = levy("laplace", "imputation", d=6)
     exact = posterior.exact_posterior(p.prior, p.likelihood)
