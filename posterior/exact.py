@@ -58,7 +58,7 @@ class GaussianPosterior:
         """log p(x | y) of fields (B, *event), shape (B,).
 
         Raises:
-            torch.linalg.LinAlgError: If the posterior is degenerate.
+            ValueError: If the posterior is degenerate.
         """
         law = torch.distributions.MultivariateNormal(self.location, self.cov)
         return law.log_prob(x.flatten(1).to(torch.float64))
@@ -264,7 +264,7 @@ def _(prior: GaussianMixturePrior, likelihood: Likelihood) -> MixturePosterior:
         gain = torch.cholesky_solve(cross.T, chol).T
         evidence.append(prior.weights[k].log() + _log_normal(chol, residual))
         means.append(m + gain @ residual)
-        variances.append(prior.component_variances(k) - (gain * cross).sum(1))
+        variances.append((prior.component_variances(k) - (gain * cross).sum(1)).clamp_min(0))
         gains.append(gain)
     log_weights = torch.stack(evidence)
     return MixturePosterior(

@@ -83,6 +83,15 @@ def test_a_mixture_of_one_is_a_gaussian():
     assert a.log_evidence == pytest.approx(b.log_evidence)
 
 
+def test_what_data_leave_of_a_component_is_not_less_than_nothing():
+    prior, _ = problem(0.6)
+    for seed in range(8):
+        matrix = torch.randn(3, 3, generator=G().manual_seed(seed), dtype=torch.float64)
+        like = posterior.GaussianLikelihood(dense(matrix), prior.sample(1) @ matrix.T, 1e-9)
+        exact = posterior.exact_posterior(prior, like)
+        assert exact.std.isfinite().all() and exact.cdf(torch.tensor(0.0), 0).isfinite()
+
+
 def test_empirical_posterior_of_a_nonlinear_operator():
     g = G().manual_seed(0)
     points = torch.randn(500, 2, generator=g, dtype=torch.float64)
