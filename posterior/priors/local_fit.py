@@ -14,6 +14,7 @@ from torch import Tensor
 from posterior.priors.covariance import Covariance, ScaledCovariance, turned
 from posterior.priors.local import LocalSpread, band_amplitudes, features, frame, hats, response
 from posterior.priors.reference import MeasuredReference, RadialReference
+from posterior.priors.spread import known_fields
 
 if TYPE_CHECKING:
     from posterior.priors.base import Prior
@@ -41,7 +42,8 @@ def fit_local_spread(
     fitted in the same way for each band. s_b is normalised to a mean square of 1 over the fields, and C is found by turns of
     drawing and correcting: C times the power of errors over that of draws. The first half of the fields is fitted; the other
     tells where it helps (`LocalSpread.gain`): where it does not, s = 1. Keep the result with ``prior.local_spread = ...``;
-    `save_prior` writes it and `GaussianBridge` uses it.
+    `save_prior` writes it and `GaussianBridge` uses it. What fields are where the labels' mask says that there are no points,
+    NaN or a number, has no part in it.
 
     Args:
         prior: A prior whose reference is a `RadialReference` or an `EOFReference`.
@@ -56,8 +58,8 @@ def fit_local_spread(
         tails: See `LocalSpread`. It is not fitted: try some from 0.1 to 1 on problems like yours.
 
     Raises:
-        ValueError: If the prior carries no such reference, there are too few fields or no levels, or ``phase`` is asked for of
-            fields that are no complex images.
+        ValueError: If the prior carries no such reference, there are too few fields or no levels, fields are not finite, or
+            ``phase`` is asked for of fields that are no complex images.
 
     References:
         Wedderburn. Quasi-likelihood functions, generalized linear models, and the Gauss-Newton method. 1974. Biometrika 61(3).
@@ -76,7 +78,7 @@ def fit_local_spread(
             f"fit_local_spread: phase=True takes complex images (N, 2, H, W) and a RadialReference; got {tuple(fields.shape)} "
             f"and {type(reference).__name__}"
         )
-    clean = prior.affine.to_standard(fields.double())
+    clean = known_fields(prior, fields, "fit_local_spread")
     exists = _existing(prior, fields)
     fits = []
     for i, sigma in enumerate(levels.tolist()):

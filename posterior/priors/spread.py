@@ -88,11 +88,7 @@ def fit_spread_correction(
     levels = torch.as_tensor(np.geomspace(low, high, 8) if sigmas is None else np.sort(sigmas)).double()
     event = tuple(fields.shape[1:])
     prior.check_event(event, "fit_spread_correction")
-    clean = prior.affine.to_standard(fields.double())
-    if prior.labels is not None and prior.labels.mask is not None:
-        clean = torch.where(prior.labels.mask, clean, 0.0)
-    if not torch.isfinite(clean).all():
-        raise ValueError("fit_spread_correction: fields have values that are not finite at points that exist")
+    clean = known_fields(prior, fields, "fit_spread_correction")
     cov = prior.reference.covariance(event)
     varies = cov.eigenvalues > 0
     ranked = cov.eigenvalues[varies].sort().values
@@ -113,6 +109,20 @@ def fit_spread_correction(
         # -2 log-density a coordinate: r as it is, r / f^2 + log f^2 corrected
         gains.append(float(0.5 * (share * (held - held / fitted - fitted.log())).sum()))
     return SpreadCorrection(levels, edges, torch.stack(rows), float(np.mean(gains)))
+
+
+def known_fields(prior: Prior, fields: Tensor, owner: str) -> Tensor:
+    """Fields in standardised coordinates, float64; 0 where the labels' mask says that there are no points.
+
+    Raises:
+        ValueError: If they are not finite elsewhere; ``owner`` is who asks.
+    """
+    clean = prior.affine.to_standard(fields.double())
+    if prior.labels is not None and prior.labels.mask is not None:
+        clean = torch.where(prior.labels.mask, clean, 0.0)
+    if not torch.isfinite(clean).all():
+        raise ValueError(f"{owner}: fields have values that are not finite at points that exist")
+    return clean
 
 
 def _ratios(errors: Tensor, said: Covariance, band: Tensor, bands: int) -> Tensor:

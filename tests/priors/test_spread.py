@@ -124,3 +124,10 @@ def test_points_that_do_not_exist_are_no_directions():
     assert masked.gain == pytest.approx(alone.gain, abs=0.03)
     with pytest.raises(ValueError, match="not finite at points that exist"):
         fit_spread_correction(Linear(sea, None), torch.where(sea > 0, sea, torch.nan), **options)
+    # where it errs is fitted without them too, whatever they hold
+    wanted = posterior.fit_local_spread(Linear(both, mask), both)
+    for fill in (1e3, torch.nan):
+        found = posterior.fit_local_spread(Linear(both, mask), torch.where(mask, both, fill))
+        torch.testing.assert_close(found.references[0].errors, wanted.references[0].errors, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="not finite at points that exist"):
+        posterior.fit_local_spread(Linear(sea, None), torch.where(sea > 0, sea, torch.nan))
