@@ -73,14 +73,14 @@ class Problem:
     def noised_prior(self, white: Tensor, sigma: float) -> Tensor:
         """White noise (B, *event) turned into draws of the noised prior, taken to be Gaussian at ``sigma``.
 
-        With a reference Gaussian they are of N(mu, C + sigma^2 I), else of N(0, (rms^2 + sigma^2) I). What a `CoarseDenoiser`
-        knows better of the lowest frequencies is taken from it at the noise levels that it is for.
+        With a reference Gaussian they are of N(mu, C + sigma^2 I), else of N(center, (rms^2 + sigma^2) I). What a
+        `CoarseDenoiser` knows better of the lowest frequencies is taken from it at the noise levels that it is for.
         """
         reference = self.prior.reference
-        if reference is None:
-            return (self.prior.rms**2 + sigma**2) ** 0.5 * white
-        mean = reference.mean(self.event_shape)
+        mean = self.prior.center if reference is None else reference.mean(self.event_shape)
         mean = mean.to(white) if isinstance(mean, Tensor) else mean
+        if reference is None:
+            return mean + (self.prior.rms**2 + sigma**2) ** 0.5 * white
         drawn = mean + reference.covariance(self.event_shape).plus_white(sigma**2).sqrt(white)
         coarse = self.prior.coarse
         return drawn if coarse is None or sigma <= coarse.above else coarse.begin(drawn, white, sigma)

@@ -60,9 +60,9 @@ def gaussian_draw(
 
 
 def prior_mean(problem: Problem, like: Tensor, reference: Reference | None = None) -> Tensor:
-    """Fields (B, *event) like ``like`` that are the mean of a reference Gaussian, the prior's if None; zero without one."""
+    """Fields (B, *event) like ``like`` that are the mean of a reference Gaussian, the prior's if None, or its `center`."""
     reference = problem.prior.reference if reference is None else reference
-    mean = 0.0 if reference is None else reference.mean(problem.event_shape)
+    mean = problem.prior.center if reference is None else reference.mean(problem.event_shape)
     return torch.zeros_like(like) + (mean.to(like) if isinstance(mean, Tensor) else mean)
 
 

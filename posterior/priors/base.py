@@ -102,6 +102,7 @@ class Prior(ABC):
         affine: Standardised to physical coordinates.
         units: Units of the physical field, "1" where it has none.
         rms: Root-mean-square deviation of one standardised coordinate, about 1 for trained priors.
+        center: Mean of a standardised field where no reference says it; a number or a tensor that broadcasts to an event.
         sigma_min: Noise level below which x and D(x, sigma) are taken to agree.
         sigma_max: Noise level that posteriors start from: the noised prior is Gaussian but for the few directions that vary
             more than it, which data know.
@@ -121,6 +122,7 @@ class Prior(ABC):
     affine: Affine = Affine()
     units: str = "1"
     rms: float = 1.0
+    center: Tensor | float = 0.0
     sigma_min: float = 2e-3
     sigma_max: float = 100.0
     reference: Reference | None = None

@@ -54,6 +54,7 @@ class EmpiricalPrior(Prior):
         self.weights = weights / weights.sum()
         self._flat = self.points.flatten(1)
         self._middle = self.weights @ self._flat
+        self.center = self._middle.reshape(self.event_shape)
         self._centred = self._flat - self._middle
         scaled = self.weights.sqrt()[:, None] * self._centred
         self.rms = math.sqrt(float(scaled.square().sum()) / self._flat.shape[1])

@@ -61,6 +61,7 @@ class GaussianMixturePrior(Prior):
         self._basis, self._values = _components(torch.as_tensor(std, dtype=torch.float64).detach(), count, self.n)
         centred = self._flat - self.weights @ self._flat
         self._middle = self.weights @ self._flat
+        self.center = self._middle.reshape(self.event_shape)
         trace = (self._values.expand(count, self.n).sum(1) + centred.square().sum(1)) @ self.weights
         self.rms = math.sqrt(float(trace) / self.n)
         # Largest variance of any direction, at most: that of the means plus the widest component's. At 30

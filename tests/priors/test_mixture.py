@@ -152,3 +152,11 @@ def test_the_resolution_of_many_points_is_the_distance_to_others():
     nearest = float(torch.quantile(among.amin(1), 0.01))
     prior = posterior.EmpiricalPrior(points)
     assert 0.01 * nearest < prior.sigma_min < nearest
+
+
+@pytest.mark.parametrize("make", [lambda m: posterior.GaussianMixturePrior(m, torch.ones(2), 1.0), posterior.EmpiricalPrior])
+def test_fields_too_large_for_a_reference_start_around_their_mean(make):
+    prior = make(280.0 + torch.tensor([[-1.0], [1.0]], dtype=torch.float64).expand(2, 4100))
+    assert prior.reference is None
+    drawn = posterior.sample_prior(prior, draws=16, batch_size=16).mean.mean()
+    assert float(drawn) == pytest.approx(280, abs=0.9)  # around 0 all of them ended at 279
