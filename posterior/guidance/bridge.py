@@ -141,8 +141,8 @@ class BridgeGuidance(Guidance):
             given = self._start(problem, v)
             variance = torch.zeros(())
             for _ in range(WIDEST):
-                v = given.covariance(v / torch.linalg.vector_norm(v))
-                variance = torch.linalg.vector_norm(v)
+                v = given.covariance(v / torch.linalg.vector_norm(v, dtype=torch.float64))
+                variance = torch.linalg.vector_norm(v, dtype=torch.float64)
             problem.memo[key] = float(variance) ** 0.5
         return problem.memo[key]
 

@@ -116,10 +116,10 @@ def information_norm(problem: Problem, like: Tensor, iterations: int = 30) -> fl
         typical = problem.noised_prior(pilot_noise(problem.event_shape, like), 0.0)
         information = information_operator(likelihood, likelihood.model.linearise(typical))
         v = pilot_noise(problem.event_shape, like, seed=1)
-        size = norm(v)
+        size = norm(v.double())  # squares of float32 overflow where units are small
         for _ in range(iterations):
             v = information(v / size.clamp_min(1e-300).to(v.dtype))
-            size = norm(v)
+            size = norm(v.double())
         if not float(size) > 0:
             raise ValueError("likelihood: the operator maps a typical field to nothing, so the data say nothing of it")
         problem.memo["information norm"] = float(size)

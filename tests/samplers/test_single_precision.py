@@ -66,3 +66,16 @@ def test_steps_along_the_residual_know_no_units(sampler):
         like = posterior.GaussianLikelihood(Inpainting((3,), mask=mask), scale * y, 0.3 * scale)
         draws.append(posterior.sample(white(scale), like, sampler, draws=4).samples / scale)
     torch.testing.assert_close(*draws, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sampler", [posterior.REDDiff(20), posterior.PnPDM(10, 3), posterior.FlowDPS(10), posterior.GaussianBridge(4)], ids=repr
+)
+def test_a_prior_of_small_units_gives_the_draws_of_large_ones(sampler):
+    y, mask = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([1.0, 1.0, 0.0])
+    draws = []
+    for unit in (1.0, 1e-15):
+        prior = posterior.GaussianPrior(torch.zeros(3), unit**2 * torch.eye(3, dtype=torch.float64))
+        like = posterior.GaussianLikelihood(Inpainting((3,), mask=mask), unit * y, 0.3 * unit)
+        draws.append(posterior.sample(prior, like, sampler, draws=4, dtype=F32).samples / unit)
+    torch.testing.assert_close(*draws, rtol=1e-3, atol=1e-3)
