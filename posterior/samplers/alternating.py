@@ -92,7 +92,7 @@ def likelihood_gradient(problem: Problem, lin: Linearisation) -> Tensor:
 def _curvature(problem: Problem, lin: Linearisation, g: Tensor) -> Tensor:
     """||R^(-1/2) J g||^2 / ||g||^2 of each field, as a column."""
     like = problem.likelihood
-    seen = lin.jvp(g)
+    seen, g = lin.jvp(g).double(), g.double()  # squares of float32 overflow or vanish where units are far from one
     size = dot(like.reach / like.variance * seen, seen).flatten()
     return (size / dot(g, g).flatten().clamp_min(1e-300)).reshape(-1, *[1] * (g.ndim - 1))
 

@@ -31,6 +31,13 @@ class Ramp(Physics):
         return x.clamp_min(0).repeat(1, self.repeated)
 
 
+class Bent(Physics):
+    """Steeper above zero than below."""
+
+    def A(self, x, **_):  # noqa: N802
+        return x + 0.5 * x.abs()
+
+
 def white(scale=1.0):
     prior = posterior.GaussianPrior(torch.zeros(3).double(), torch.eye(3).double())
     prior.affine = Affine(scale=scale)
@@ -78,4 +85,16 @@ def test_a_prior_of_small_units_gives_the_draws_of_large_ones(sampler):
         prior = posterior.GaussianPrior(torch.zeros(3), unit**2 * torch.eye(3, dtype=torch.float64))
         like = posterior.GaussianLikelihood(Inpainting((3,), mask=mask), unit * y, 0.3 * unit)
         draws.append(posterior.sample(prior, like, sampler, draws=4, dtype=F32).samples / unit)
+    torch.testing.assert_close(*draws, rtol=1e-3, atol=1e-3)
+
+
+# torch.func.jvp loads its decompositions with torch's own deprecated scripting
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning")
+@pytest.mark.parametrize("unit", [1e-12, 1e15])
+def test_langevin_moves_know_no_units(unit):
+    draws = []
+    for u in (1.0, unit):
+        prior = posterior.GaussianPrior(torch.zeros(3), u**2 * torch.eye(3, dtype=torch.float64))
+        like = posterior.GaussianLikelihood(Bent(), u * torch.tensor([[1.0, 0.5, 0.0]]), 0.3 * u)
+        draws.append(posterior.sample(prior, like, posterior.DAPS(4, 2), draws=4, dtype=F32).samples / u)
     torch.testing.assert_close(*draws, rtol=1e-3, atol=1e-3)
