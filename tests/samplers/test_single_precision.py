@@ -89,7 +89,7 @@ def test_a_prior_of_small_units_gives_the_draws_of_large_ones(sampler):
 
 
 # torch.func.jvp loads its decompositions with torch's own deprecated scripting
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:FutureWarning")
 @pytest.mark.parametrize("unit", [1e-12, 1e15])
 def test_langevin_moves_know_no_units(unit):
     draws = []
