@@ -110,7 +110,7 @@ def write_scheduler(folder: Path, parameterisation: Parameterisation, sigma_rang
         name = "EDMEulerScheduler"
         low, high = sigma_range
         settings = {
-            "sigma_data": parameterisation.sigma_data,
+            "sigma_data": float(parameterisation.sigma_data),
             "sigma_min": low,
             "sigma_max": high,
             "prediction_type": parameterisation.prediction,

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from posterior._resources import resource
@@ -21,6 +22,7 @@ from posterior.priors.base import Affine, finite, rising
 from posterior.priors.coarse import CoarseDenoiser
 from posterior.priors.conditioning import Condition
 from posterior.priors.folders import WEIGHTS, load_folder, read_network, write_scheduler
+from posterior.priors.latent import LatentPrior
 from posterior.priors.layouts.base import Layout
 from posterior.priors.network import NetworkPrior, unet_multiple
 from posterior.priors.parameterisations import (
@@ -169,8 +171,8 @@ def save_prior(prior: NetworkPrior, folder: str | os.PathLike, *, half: bool = F
         half: Store weights and EOFs in float16.
 
     Raises:
-        TypeError: If the prior has no network, the network is not a diffusers `UNet2DModel`, the reference of another kind, or
-            its card or coordinates are no JSON.
+        TypeError: If the prior has no network or an autoencoder, the network is not a diffusers `UNet2DModel`, the reference of
+            another kind, or its card or coordinates are no JSON.
         ValueError: If the prior stands at a date, or its reference is not that of its parameterisation.
     """
     net, tensors, described = _content(prior, half)
@@ -201,6 +203,8 @@ def _content(prior: NetworkPrior, half: bool) -> tuple[UNet2DModel, dict[str, to
 
     if not isinstance(prior, NetworkPrior):
         raise TypeError(f"save_prior: a {type(prior).__name__} has no network; wanted a NetworkPrior")
+    if isinstance(prior, LatentPrior):
+        raise TypeError(f"save_prior: prior '{prior.name}' is a LatentPrior; a folder of ours has no place for its autoencoder")
     if not isinstance(prior.network, UNet2DModel):
         raise TypeError(f"save_prior: the network is a {type(prior.network).__name__}; wanted a diffusers UNet2DModel")
     if prior.date is not None:
@@ -266,7 +270,11 @@ def _clear(folder: Path) -> None:
 
 def _describe(p: Parameterisation) -> dict[str, Any]:
     """Its kind and its settings; tensors and the reference are kept elsewhere."""
-    return {"kind": p.kind} | {k: v for k, v in vars(p).items() if isinstance(v, str | int | float)}
+    settings = {
+        k: v.item() if isinstance(v, np.generic) or (isinstance(v, torch.Tensor) and v.ndim == 0) else v
+        for k, v in vars(p).items()
+    }
+    return {"kind": p.kind} | {k: v for k, v in settings.items() if isinstance(v, str | int | float)}
 
 
 def _load_ours(folder: Path) -> NetworkPrior:

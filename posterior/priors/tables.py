@@ -91,7 +91,8 @@ def write_tables(
             settings[name] = float(torch.as_tensor(value))
         else:
             settings[name] = "table"
-            tensors[f"affine.{name}"] = torch.as_tensor(value).float()
+            axes = [1] * (len(prior.event_shape) - torch.as_tensor(value).ndim)  # those that broadcasting adds
+            tensors[f"affine.{name}"] = torch.as_tensor(value).float().reshape(*axes, *torch.as_tensor(value).shape)
     if prior.climatology is not None:
         settings["climatology"] = {"yearly": prior.climatology.yearly, "daily": prior.climatology.daily}
         tensors["climatology.coefficients"] = prior.climatology.coefficients.float()
@@ -235,7 +236,8 @@ def read_eofs(tables: Tables, event_shape: tuple[int | None, ...]) -> EOFReferen
     k = vectors.shape[1]
     variances = tables.take("reference.variances", (k + 1,))
     off = (vectors.T @ vectors - torch.eye(k, dtype=vectors.dtype)).abs().max()
-    if off > 1e-3 or (variances <= 0).any():
+    used = variances[:k] if k == points else variances
+    if off > 1e-3 or (used <= 0).any():
         raise ValueError(f"{tables.where}: reference.vectors are not orthonormal, or reference.variances not positive")
     if mask is not None:
         full = vectors.new_zeros(math.prod(shape), k)

@@ -11,10 +11,11 @@ import xarray as xr
 from posterior.priors.base import Affine
 from posterior.priors.coarse import CoarseDenoiser
 from posterior.priors.labels import Labels
+from posterior.priors.latent import LatentPrior
 from posterior.priors.loading import load_prior, save_prior
-from posterior.priors.parameterisations import GaussianResidual
+from posterior.priors.parameterisations import EDM, GaussianResidual, Velocity
 from posterior.priors.reference import EOFReference
-from tests.priors.made_priors import fields, make_prior, reference
+from tests.priors.made_priors import denoised, fields, make_prior, reference
 
 SHAPE = (1, 8, 8)
 SEA = torch.ones(SHAPE, dtype=torch.bool)
@@ -96,3 +97,32 @@ def test_times_that_are_none_are_refused(kind, values, tmp_path):
     path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"posterior\.json is not understood"):
         load_prior(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "parameterisation", [Velocity(torch.tensor(37.0)), Velocity(37, np.True_), EDM(np.float32(0.5))], ids=["0-d", "bool", "edm"]
+)
+def test_settings_that_are_scalars_of_numpy_and_torch_come_back(parameterisation, tmp_path):
+    prior = make_prior()
+    prior.parameterisation = parameterisation
+    save_prior(prior, tmp_path)
+    torch.testing.assert_close(denoised(load_prior(tmp_path)), denoised(prior), rtol=1e-4, atol=1e-5)
+
+
+def test_maps_and_full_bases_that_fit_an_event_come_back(tmp_path):
+    full = EOFReference.fit(fields(200, *SHAPE).double())
+    points = full.vectors.shape[0]
+    prior = make_prior(affine=Affine(torch.arange(1.0, 9.0), fields(8, 8)), reference=dataclasses.replace(full, rest=0.0))
+    assert full.vectors.shape[1] == points
+    save_prior(prior, tmp_path)
+    found, x = load_prior(tmp_path), fields(2, 1, 8, 8)
+    torch.testing.assert_close(found.affine.to_physical(x), prior.affine.to_physical(x))
+    torch.testing.assert_close(found.reference.denoise(x, 0.5), prior.reference.denoise(x, 0.5), rtol=1e-4, atol=1e-5)
+
+
+def test_a_latent_prior_is_not_saved_without_its_autoencoder(tmp_path):
+    prior = object.__new__(LatentPrior)
+    prior.__dict__ |= vars(make_prior())
+    with pytest.raises(TypeError, match="no place for its autoencoder"):
+        save_prior(prior, tmp_path / "p")
+    assert not (tmp_path / "p").exists()
