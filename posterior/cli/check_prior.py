@@ -83,9 +83,7 @@ def check_prior(
 
 
 def _array(path: Path) -> Tensor:
-    import torch
-
-    from posterior.io.kspace import read_array
+    from posterior.io.kspace import as_tensor, read_array
 
     what = "fields (n, channels, height, width)"
     if path.suffix != ".npy":
@@ -93,7 +91,7 @@ def _array(path: Path) -> Tensor:
     array = read_array(path, what)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{path}: holds {array.dtype}; wanted real numbers")
-    return torch.from_numpy(array)
+    return as_tensor(array)
 
 
 def _gridded(prior: NetworkPrior, config: Path | None, most: int) -> tuple[Tensor, Tensor, Any, int]:

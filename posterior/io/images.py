@@ -95,7 +95,7 @@ def write_image(path: str | Path, image: Image) -> None:
         ImportError: If nibabel is not installed and NIfTI is asked for.
     """
     path = Path(path)
-    values = image.data.detach().cpu().numpy()
+    values = image.data.detach().cpu().resolve_conj().resolve_neg().numpy()
     if path.suffix.lower() == ".npy":
         np.save(path, values, allow_pickle=False)
     elif not path.name.lower().endswith(_NIFTI):

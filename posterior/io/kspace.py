@@ -70,6 +70,7 @@ class KSpace:
             raise KSpaceError(f"{self.source}: k-space has shape {shape}; wanted (coils, ky, kx)")
         if not self.data.is_complex():
             raise KSpaceError(f"{self.source}: k-space has dtype {_dtype(self.data)}; wanted complex numbers")
+        object.__setattr__(self, "data", as_tensor(self.data).to(torch.complex64))
         bad = int((~torch.isfinite(torch.view_as_real(self.data))).any(-1).sum())
         if bad:
             raise KSpaceError(
@@ -185,6 +186,15 @@ def read_array(path: str | Path, what: str, *, mapped: bool = False) -> np.ndarr
         got = getattr(array, "dtype", type(array).__name__)
         raise KSpaceError(f"{path}: holds {got}; wanted {what}")
     return array
+
+
+def as_tensor(values: Tensor | np.ndarray) -> Tensor:
+    """``values`` as a tensor, also arrays that torch does not take: of other machines' byte order, long doubles, turned round."""
+    if isinstance(values, Tensor):
+        return values.resolve_conj().resolve_neg()
+    kind, size = values.dtype.kind, values.dtype.itemsize
+    most = {"f": 8, "c": 16}.get(kind, size)
+    return torch.as_tensor(np.ascontiguousarray(values, f"={kind}{min(size, most)}").reshape(values.shape))
 
 
 def _read_npy(path: Path, slice_index: int | None) -> KSpace:
@@ -344,7 +354,7 @@ def _nonzero(data: Tensor) -> Tensor:
 
 def _fit_mask(mask: Tensor | np.ndarray, shape: tuple[int, ...], source: str, target: str) -> Tensor:
     """``mask`` as bool (ky, kx)."""
-    values = torch.as_tensor(mask)
+    values = as_tensor(mask)
     while values.ndim > 1 and values.shape[0] == 1 and tuple(values.shape) != shape:
         values = values[0]
     if tuple(values.shape) not in (shape, shape[-1:]):

@@ -50,6 +50,10 @@ def test_complex_nifti(tmp_path, volume):
     image = Image(torch.from_numpy(volume + 1j * volume[::-1]).to(torch.complex64), torch.from_numpy(AFFINE))
     write_image(tmp_path / "a.nii.gz", image)
     assert torch.equal(read_image(tmp_path / "a.nii.gz").data, image.data)
+    for name in ("b.nii", "b.npy"):
+        for view in (image.data.conj(), image.data.conj().imag):
+            write_image(tmp_path / name, Image(view, image.affine))
+            assert torch.equal(read_image(tmp_path / name).data, view.resolve_conj().resolve_neg())
 
 
 def test_numpy(tmp_path, volume):

@@ -326,3 +326,24 @@ def test_complex_numbers_as_matlab_writes_them_and_masks_with_an_axis_of_one(tmp
         file["kspace"], file["mask"] = pairs, np.arange(6)[None] % 2
     kspace = read_kspace(tmp_path / "a.h5")
     assert np.array_equal(kspace.data.numpy(), (data[0] * (np.arange(6) % 2)).astype(np.complex64))
+
+
+@pytest.mark.parametrize("order", [">", "<"])
+def test_arrays_of_other_machines(tmp_path, lines, order):
+    data = _complex(2, COILS, HEIGHT, WIDTH)
+    pairs = np.zeros(data.shape, [("real", f"{order}f4"), ("imag", f"{order}f4")])
+    pairs["real"], pairs["imag"] = data.real, data.imag
+    kspace = read_kspace(_fastmri(tmp_path / "a.h5", pairs, mask=lines.astype(f"{order}i2")), 0)
+    assert np.array_equal(kspace.data.numpy(), data[0] * lines)
+    for kind in (f"{order}f8", np.longdouble):
+        mask = read_array(_npy(tmp_path / "mask.npy", (lines & (np.arange(WIDTH) < 5)).astype(kind)), "a mask")
+        assert kspace.with_mask(mask).mask[0].tolist() == (lines & (np.arange(WIDTH) < 5)).tolist()
+        assert kspace.with_mask(lines.astype(kind)[::-1]).mask[0].tolist() == (lines & lines[::-1]).tolist()
+
+
+def test_conjugated_and_double_kspace(lines):
+    data = torch.from_numpy(_complex(COILS, HEIGHT, WIDTH) * lines)
+    for given in (data.conj(), data.to(torch.complex128).conj()):
+        kspace = KSpace(given, torch.from_numpy(lines).expand(HEIGHT, WIDTH))
+        assert kspace.data.dtype == torch.complex64 and not kspace.data.is_conj()
+        assert torch.equal(kspace.data, torch.complex(data.real, -data.imag))

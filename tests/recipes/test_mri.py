@@ -122,6 +122,8 @@ def test_simulated_masks(head, kind):
 def test_simulation_refuses(bad):
     with pytest.raises(ValueError, match="magnitude has shape"):
         simulate(bad)
+    with pytest.raises(ValueError, match="wanted a standard deviation"):
+        simulate(torch.ones(8, 8), noise=-0.01)
 
 
 # preparation
@@ -170,6 +172,9 @@ def test_given_maps_are_used(kspace, head):
     assert problem.facts["coil maps"] == "given"
     assert problem.sigma * problem.scale == pytest.approx(3.0, rel=1e-5)
     assert torch.allclose(problem.maps, birdcage_maps(4, (SIZE, SIZE)), atol=1e-5)
+    turned = birdcage_maps(4, (SIZE, SIZE)).conj()
+    one, other = (prepare(kspace, maps=m, noise=3.0).maps for m in (turned, turned.resolve_conj().numpy().astype(">c16")))
+    assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(

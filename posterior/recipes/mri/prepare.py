@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posterior.io.kspace import KSpace, KSpaceError
+from posterior.io.kspace import KSpace, KSpaceError, as_tensor
 from posterior.recipes.mri.baselines import sense_cg
 from posterior.recipes.mri.problem import MRIProblem
 
@@ -111,7 +111,7 @@ def _scaled(problem: MRIProblem) -> MRIProblem:
 
 
 def _given_maps(maps: Tensor | np.ndarray, shape: tuple[int, ...], source: str) -> Tensor:
-    values = torch.as_tensor(maps)
+    values = as_tensor(maps)
     if not values.is_complex():
         raise KSpaceError(f"coil maps are {str(values.dtype).removeprefix('torch.')}; wanted complex numbers")
     if values.ndim == 3 and values.shape[0] != shape[0]:

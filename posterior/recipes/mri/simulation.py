@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -49,7 +50,8 @@ def simulate(
         k-space whose `reference` is ``magnitude``.
 
     Raises:
-        ValueError: If the magnitude is no image, or the mask cannot be made (see the functions named above).
+        ValueError: If the magnitude is no image, the noise no standard deviation, or the mask cannot be made (see the functions
+            named above).
     """
     from operators import MultiCoilMRI, birdcage_maps, cartesian_mask, poisson_disc_mask
 
@@ -58,6 +60,8 @@ def simulate(
         raise ValueError(
             f"simulate: magnitude has shape {tuple(image.shape)}; wanted (H, W), finite, not negative and not all zero"
         )
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"simulate: noise is {noise:g}; wanted a standard deviation, zero or above")
     shape = (image.shape[0], image.shape[1])
     rng = np.random.default_rng(seed)
     angle = torch.from_numpy(smooth_phase(shape, rng)).to(torch.float32)
