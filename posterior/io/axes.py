@@ -32,6 +32,7 @@ _STANDARD_NAMES = {
     "latitude": ("latitude",),
     "longitude": ("longitude",),
 }
+_STARTS = "forecast_reference_time"  # when forecasts began, not the time that values are of
 _BOUNDS = {"latitude": (-90.0, 90.0, "within 90"), "longitude": (-360.0, 720.0, "from -360 to 720")}
 _CLOSE = 1e-4  # degrees: about what coordinates in single precision are off by
 _UNITS = {
@@ -45,7 +46,8 @@ def find_axes(field: DataArray) -> dict[str, str]:
 
     CF asks for ``standard_name`` or, for latitude and longitude, for the unit. Where a file has neither, the names
     in common use decide: lat and latitude, lon and longitude, time and valid_time, level, pressure_level, plev and
-    isobaricInhPa. Dimensions come before other coordinates. A role that no coordinate plays is left out.
+    isobaricInhPa. Dimensions come before other coordinates, but the times that forecasts are for before those at
+    which they began, unless these go with lead times to make a table. A role that no coordinate plays is left out.
 
     Args:
         field: A field with coordinates.
@@ -55,9 +57,12 @@ def find_axes(field: DataArray) -> dict[str, str]:
     """
     dimensions = [str(name) for name in field.dims if name in field.coords]
     others = [str(name) for name in field.coords if name not in field.dims]
+    starts = [name for name in (*dimensions, *others) if field[name].attrs.get("standard_name") == _STARTS]
+    lines = [name for name in others if name not in starts and field[name].ndim < 2]
+    times = [[name for name in dimensions if name not in starts], lines, starts, others]
     found: dict[str, str] = {}
     for role in ROLES:
-        for names in (dimensions, others):
+        for names in times if role == "time" else (dimensions, others):
             match = _match(field, role, names)
             if match is not None and match not in found.values():
                 found[role] = match
@@ -156,11 +161,16 @@ def on_grid(field: DataArray, latitude: np.ndarray, longitude: np.ndarray, sourc
 def rename_axes(field: DataArray) -> DataArray:
     """The field with its axes called time, level, latitude and longitude; each keeps its old name as ``original_name``.
 
+    Forecasts that lie along the times at which they began lie along the times that they are for.
+
     A coordinate that has such a name but plays no such role, as the time of the analysis that a forecast started from
     beside ``valid_time``, is called ``original_time`` and so on.
     """
     names = {name: role for role, name in find_axes(field).items() if name != role}
     field = field.rename({role: f"original_{role}" for role in names.values() if role in field.coords})
     field = field.rename(names)
+    along = field["time"].dims if "time" in field.coords else ()
+    if len(along) == 1 and along != ("time",) and field[along[0]].attrs.get("standard_name") == _STARTS:
+        field = field.swap_dims({along[0]: "time"})
     recorded = {role: field[role].assign_attrs(original_name=name) for name, role in names.items()}
     return field.assign_coords(recorded)

@@ -239,6 +239,8 @@ def _check_time(field: DataArray, source: str) -> None:
     if name is None:
         return
     if field[name].dtype.kind in "fiu":
+        if unit := field[name].attrs.get("units"):
+            raise FileError(f"{source}: coordinate {name!r} is in {unit!r}; wanted times such as 'days since 1900-01-01'")
         raise FileError(
             f"{source}: coordinate {name!r} has no unit; give it, for example "
             f"coordinate_units={{{name!r}: 'days since 1900-01-01'}}"

@@ -60,3 +60,20 @@ def test_on_grid_takes_the_points_that_are_wanted_in_their_order(tmp_path, refus
     assert found.values.tolist() == [[11, 8, 9], [7, 4, 5]]
     words = ["a.nc: its latitudes are not those of prior 'p': it lacks 1, as 45 degrees"]
     refused(FileError, words, on_grid, field, np.array([45.0, 50.0]), np.array([0.0]), "a.nc", "prior 'p'")
+
+
+def test_forecasts_are_of_the_time_that_they_are_for(tmp_path):
+    """Written as cfgrib names things: one lead time along analyses, and a table of analyses and lead times."""
+    start, valid = ({"standard_name": name} for name in ("forecast_reference_time", "time"))
+    days = np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "datetime64[ns]")
+    field = _field([0, 5, 10]).expand_dims(time=3).assign_coords(time=("time", days, start))
+    late = field.assign_coords(valid_time=("time", days + np.timedelta64(6, "h"), valid))
+    late.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    found = open_fields(tmp_path / "a.nc", rename=True)
+    assert found.dims == ("time", "latitude", "longitude") and found["time"].attrs["original_name"] == "valid_time"
+    assert (found["time"].values == days + np.timedelta64(6, "h")).all() and (found["original_time"].values == days).all()
+    assert open_fields(tmp_path / "a.nc").dims == ("time", "lat", "lon")
+    lead = np.array([6, 12], "timedelta64[h]").astype("timedelta64[ns]")
+    table = field.expand_dims(step=lead).assign_coords(valid_time=(("time", "step"), days[:, None] + lead, valid))
+    table.to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
+    assert open_fields(tmp_path / "b.nc", rename=True).dims == ("step", "time", "latitude", "longitude")

@@ -172,6 +172,9 @@ def test_unit_and_time_that_the_file_does_not_state(dataset, tmp_path, refused):
     path = tmp_path / "a.nc"
     bare.to_netcdf(path, engine="h5netcdf")
     refused(FileError, ["a.nc", "'valid_time' has no unit", "coordinate_units="], open_fields, path)
+    absolute = bare.assign_coords(valid_time=("valid_time", [20050825.0, 20050826, 20050827], {"units": "day as %Y%m%d.%f"}))
+    absolute.to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
+    refused(FileError, ["b.nc", "'valid_time' is in 'day as %Y%m%d.%f'; wanted times"], open_fields, tmp_path / "b.nc")
     time = {"valid_time": "days since 2005-08-25"}
     refused(FileError, ["a.nc", "'t2m' has no attribute 'units'", "source_units="], open_fields, path, coordinate_units=time)
     field = open_fields(path, coordinate_units=time, source_units="K", units="degC")

@@ -144,6 +144,18 @@ class TestData:
         path.write_text(TEXT.replace("waves.nc", "waves.zarr"))
         torch.testing.assert_close(self.load(path).train, fields.train, rtol=0, atol=0)
 
+    def test_variables_on_staggered_grids_are_not_one_field(self, tmp_path):
+        path = config_of(tmp_path)
+        data = waves()
+        for shift, name in ((1e-6, "rounded"), (0.5, "staggered")):
+            there = data[["v"]].rename(lon="lon_v").assign_coords(lon_v=data["lon"].values + shift)
+            there["lon_v"].attrs["units"] = "degrees_east"
+            data.drop_vars("v").merge(there).to_netcdf(tmp_path / "waves.nc", engine="h5netcdf")
+            if name == "rounded":
+                assert self.load(path).train.shape == (51, 2, 5, 6)
+        with pytest.raises(ValueError, match="'v' has other longitudes than 'u'; wanted the same grid"):
+            self.load(path)
+
     def test_numpy(self, tmp_path):
         np.save(tmp_path / "a.npy", np.arange(120.0).reshape(20, 2, 3))
         path = config_of(tmp_path, ('"waves.nc"', '"a.npy"'), ('[["2001-01-01", "2001-02-20"]]', "[[0, 9], [12, 12]]"),

@@ -84,6 +84,10 @@ def load_fields(config: DataConfig, folder: Path = Path()) -> Fields:
             raise ValueError(
                 f"{path}: {array.name!r} is in {array.attrs['units']!r}, {first.name!r} in {first.attrs['units']!r}"
             )
+        for d in dims:
+            here, there = array[d].values, first[d].values
+            if not (np.array_equal(here, there) if d == "time" else np.allclose(here, there, rtol=0, atol=1e-4)):
+                raise ValueError(f"{path}: {array.name!r} has other {d}s than {first.name!r}; wanted the same grid for all")
     arrays = [array.transpose(*dims) for array in arrays]
     if first["time"].dtype.kind != "M":
         raise ValueError(f"{path}: the calendar of its times is {first['time'].dt.calendar!r}; wanted the standard one")
