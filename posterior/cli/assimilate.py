@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -91,6 +92,8 @@ def assimilate(
             time = _time(time)
         output = named_after(file, _ending(time)) if output is None else output
         check_output(output)
+        if math.isnan(withhold):
+            raise ValueError("--withhold is nan; wanted a share of the stations, from 0 to 0.9")
         if withhold and folds:
             raise ValueError("--withhold and --folds are two ways to the same scores; give one of them")
         from dataclasses import replace
@@ -133,6 +136,8 @@ def assimilate(
         problem = replace(problem, settings={**problem.settings, **about, "withheld_share": withhold})
         if withhold:
             count = len(problem.stations)
+            if count < 2:
+                raise ValueError("--withhold: one station is left after the checks; wanted 2 or more, to use and to score by")
             problem = problem.without(np.any(parts(count, count, seed)[: max(1, round(withhold * count))], axis=0))
         fields = None if background is None else _fields(background, problem.prior, problem.time)
         with notes():

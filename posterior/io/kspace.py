@@ -189,7 +189,7 @@ def read_array(path: str | Path, what: str, *, mapped: bool = False) -> np.ndarr
 
 
 def as_tensor(values: Tensor | np.ndarray) -> Tensor:
-    """``values`` as a tensor, also arrays that torch does not take: of other machines' byte order, long doubles, turned round."""
+    """``values`` as a tensor, from arrays that torch does not take as well: other byte orders, long doubles, turned round."""
     if isinstance(values, Tensor):
         return values.resolve_conj().resolve_neg()
     kind, size = values.dtype.kind, values.dtype.itemsize

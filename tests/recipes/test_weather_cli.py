@@ -99,6 +99,12 @@ def test_values_that_were_derived_are_marked(run, prior, tmp_path):
 def test_withheld_share(run, table, tmp_path):
     result = run("assimilate", table, *QUICK, "--withhold", 0.25, "--output", "a.nc", "--gross", 3, "--law", "gaussian")
     assert result.exit_code == 0, result.output
+    lines = table.read_text().splitlines()
+    (tmp_path / "one.csv").write_text("\n".join(lines[:2]) + "\n")
+    result = run("assimilate", "one.csv", *QUICK, "--withhold", 0.25)
+    assert result.exit_code == 2 and "--withhold: one station is left" in result.stderr
+    result = run("assimilate", table, *QUICK, "--withhold", "nan")  # which not every version of typer refuses
+    assert result.exit_code == 2 and "--withhold" in result.stderr
     with xr.open_datatree(tmp_path / "a.nc", engine="h5netcdf") as tree:
         held, used = tree["withheld"], tree["stations"]
         assert held.sizes["report"] + used.sizes["report"] == 40 - tree["dropped"].sizes["report"]
