@@ -55,6 +55,9 @@ def read_igra(text: str, path: Path) -> pd.DataFrame:
     lines = text.splitlines()
     position = 0
     while position < len(lines):
+        if not lines[position].strip():  # where files were joined
+            position += 1
+            continue
         header = _header(lines[position], position + 1, path)
         levels = lines[position + 1 : position + 1 + header.levels]
         if len(levels) < header.levels or any(line.startswith("#") for line in levels):

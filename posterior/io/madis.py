@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ _SURFACE = {
 }
 # Groups of levels in a sounding: suffix, name of the count. tdMan and its like are depressions, not dew points.
 _LEVELS = {"Man": "numMand", "SigT": "numSigT", "SigW": "numSigW", "Trop": "numTrop", "MaxW": "numMwnd"}
+_SINCE_1970 = re.compile(r"seconds since \(?1970-0?1-0?1(?!\d)")
 _UPPER = {
     "ht": "geopotential_height",
     "tp": "air_temperature",
@@ -82,13 +84,14 @@ def _surface(dataset: Dataset, path: Path, accept: Collection[str]) -> pd.DataFr
             parts.append(part[keep])
     if not parts:
         raise FileError(f"{path}: has none of the variables {', '.join(_SURFACE)}; wanted MADIS surface reports")
-    return make_table(pd.concat(parts, ignore_index=True), path, dataset.sizes["recNum"], dropped)
+    return make_table(pd.concat(parts, ignore_index=True), path, len(station["station"]), dropped)
 
 
 def _soundings(dataset: Dataset, path: Path, accept: Collection[str]) -> pd.DataFrame:
     import pandas as pd
 
-    name, number = _text(dataset, "staName", path), dataset["wmoStaNum"].values
+    name = _text(dataset, "staName", path)
+    number = dataset["wmoStaNum"].values if "wmoStaNum" in dataset else np.full(len(name), np.nan)
     numbers = np.array([f"{int(n):05d}" if np.isfinite(n) else "" for n in number])
     station = {
         "time": _times(dataset, "synTime", path),
@@ -99,7 +102,9 @@ def _soundings(dataset: Dataset, path: Path, accept: Collection[str]) -> pd.Data
     }
     dropped: Counter[str] = Counter()
     parts = [part for group in _LEVELS for part in _group(dataset, group, station, path, accept, dropped)]
-    return make_table(pd.concat(parts, ignore_index=True), path, dataset.sizes["recNum"], dropped)
+    if not parts:
+        raise FileError(f"{path}: has levels but none of the variables {', '.join(_UPPER)} on them; wanted MADIS radiosondes")
+    return make_table(pd.concat(parts, ignore_index=True), path, len(name), dropped)
 
 
 def _group(
@@ -166,7 +171,7 @@ def _values(dataset: Dataset, name: str, path: Path, unit: str | None = None) ->
 def _times(dataset: Dataset, name: str, path: Path) -> np.ndarray:
     array = _variable(dataset, name, path)
     unit = str(array.attrs.get("units", ""))
-    if not unit.startswith("seconds since") or "1970-1-1" not in unit:
+    if _SINCE_1970.match(unit) is None:
         raise FileError(f"{path}: variable {name!r} has the unit {unit!r}; wanted seconds since 1970-1-1")
     seconds = array.values.astype(np.float64)
     missing = ~np.isfinite(seconds) | (np.abs(seconds) > 1e11)

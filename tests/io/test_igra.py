@@ -102,6 +102,10 @@ def test_zip_as_the_archive_serves_it(tmp_path):
     assert summarise(read_observations(path)).reports == 1
 
 
+def test_files_joined_with_blank_lines(file):
+    assert summarise(read_observations(file(_sounding(*LEVELS) + "\n" + _sounding(LEVELS[1], day=2) + "\n \n"))).reports == 2
+
+
 def test_report_without_an_hour(file):
     table = read_observations(file(_sounding(*LEVELS, hour=99) + _sounding(LEVELS[1])))
     assert summarise(table).dropped == {"report without an hour": 1}

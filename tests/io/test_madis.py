@@ -77,6 +77,23 @@ def test_positions_and_times_that_are_missing(tmp_path):
     assert summarise(table).dropped == {"position missing or off the globe": 3, "time missing": 2}
 
 
+@pytest.mark.parametrize("left_out", ["wmoStaNum", "tpMan"])
+def test_other_writers_of_soundings(tmp_path, refused, left_out):
+    """A dimension of another name, times since 1970-01-01, and a variable that is not there."""
+    each = {"staLat": (52.0, "degree_N"), "staLon": (8.0, "degree_E"), "staElev": (50.0, "meter")}
+    each |= {"synTime": (1125014400.0, "seconds since 1970-01-01 00:00:00")}
+    data = {name: ("sounding", [value] * 2, {"units": unit}) for name, (value, unit) in each.items()}
+    levels = {"prMan": (850, "hectopascals"), "tpMan": (280, "kelvin")}
+    data |= {name: (("sounding", "man"), np.full((2, 3), value, "f4"), {"units": u}) for name, (value, u) in levels.items()}
+    data |= {"staName": ("sounding", np.array([b"A", b"B"])), "wmoStaNum": ("sounding", [1, 2]), "numMand": ("sounding", [2, 3])}
+    xr.Dataset(data).drop_vars(left_out).to_netcdf(tmp_path / "a.nc", engine="scipy")
+    if left_out == "tpMan":
+        refused(FileError, ["a.nc", "none of the variables ht, tp, td, ws, wd"], read_observations, tmp_path / "a.nc")
+    else:
+        table = read_observations(tmp_path / "a.nc")
+        assert table["value"].tolist() == [280.0] * 2 and table["time"].iloc[0] == np.datetime64("2005-08-26T00:00")
+
+
 def test_wrong_variables(tmp_path, refused):
     path = _metar(tmp_path / "a.nc", timeObs=None)
     refused(FileError, ["a.nc", "no variable 'timeObs' but stationName"], read_observations, path)
