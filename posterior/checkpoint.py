@@ -116,6 +116,18 @@ def contents_of(value: Any) -> str:
     return "" if empty else digest.hexdigest()
 
 
+def data_fingerprint(likelihoods: Iterable[Likelihood]) -> str:
+    """What tells data apart: their values, noise and operators."""
+    digest = hashlib.sha256()
+    for likelihood in likelihoods:
+        digest.update(repr(likelihood).encode())
+        for part in _contents([likelihood.y, likelihood.sigma], set(), settings=False):
+            digest.update(part)
+        for part in _contents(likelihood.operator, set(), settings=True):
+            digest.update(part)
+    return digest.hexdigest()
+
+
 def _contents(value: Any, seen: set[int], settings: bool) -> Iterator[bytes]:
     """What an object holds: weights of a network, mask of an operator, points of a prior; with ``settings`` its numbers too."""
     if isinstance(value, Tensor) and value.layout != torch.strided:

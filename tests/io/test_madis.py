@@ -85,7 +85,11 @@ def test_other_writers_of_soundings(tmp_path, refused, left_out):
     data = {name: ("sounding", [value] * 2, {"units": unit}) for name, (value, unit) in each.items()}
     levels = {"prMan": (850, "hectopascals"), "tpMan": (280, "kelvin")}
     data |= {name: (("sounding", "man"), np.full((2, 3), value, "f4"), {"units": u}) for name, (value, u) in levels.items()}
-    data |= {"staName": ("sounding", np.array([b"A", b"B"])), "wmoStaNum": ("sounding", [1, 2]), "numMand": ("sounding", [2, 3])}
+    data |= {
+        "staName": ("sounding", np.array([b"A", b"B"])),
+        "wmoStaNum": ("sounding", [1, 2]),
+        "numMand": ("sounding", [2, 3]),
+    }
     xr.Dataset(data).drop_vars(left_out).to_netcdf(tmp_path / "a.nc", engine="scipy")
     if left_out == "tpMan":
         refused(FileError, ["a.nc", "none of the variables ht, tp, td, ws, wd"], read_observations, tmp_path / "a.nc")

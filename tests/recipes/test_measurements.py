@@ -117,6 +117,25 @@ class TestGaussian:
         student = posterior.StudentTLikelihood(Inpainting(torch.ones(N)), torch.zeros(1, N), 1.0)
         with pytest.raises(ValueError, match="got a StudentTLikelihood of Inpainting; wanted a GaussianLikelihood"):
             fit_gaussian([student], (N,))
+        data = measured(normal(4, N), 1.0, 0.1)
+        for options, words in [
+            ({"start": torch.eye(3)}, r"start has shape \(3, 3\)"),
+            ({"start": -1.0}, "start is not positive definite"),
+            ({"laps": -1}, "-1 laps over 4 data"),
+            ({"affines": [Affine()] * 3}, "4 data, 3 affine maps"),
+        ]:
+            with pytest.raises(ValueError, match=words):
+                fit_gaussian(data, (N,), **options)
+
+    def test_a_start_may_be_a_number_in_a_tensor_and_a_field_one_point(self):
+        data = measured(normal(40, 1, seed=5), 1.0, 0.1)
+        wanted = fit_gaussian(data, (1,), start=2.0)
+        found = fit_gaussian(data, (1,), start=torch.tensor(2.0, requires_grad=True))
+        torch.testing.assert_close(found.covariance, wanted.covariance, rtol=0, atol=0)
+        # no mean to be fitted: C = E x^2 of what is measured, less the noise
+        kernel = fit_kernel(data, (1,), torch.zeros(1, 2))
+        square = torch.stack([like.y for like in data]).square().mean()
+        torch.testing.assert_close(kernel.covariance, (square - 0.01).reshape(1, 1), rtol=1e-3, atol=0)
 
 
 class TestKernel:
@@ -170,6 +189,8 @@ class TestKernel:
             fit_kernel(self.data(3), (30,), self.at[1:])
         with pytest.raises(ValueError, match="got 0 data"):
             fit_kernel([], (30,), self.at)
+        with pytest.raises(ValueError, match="positions have values that are NaN"):
+            fit_kernel(self.data(3), (30,), self.at / 0 * 0)
         with pytest.raises(ValueError, match="an amplitude for each of 30 points"):
             fit_kernel(self.data(3), (30,), self.at, amplitude=torch.ones(7))
         with pytest.raises(ValueError, match="fit_kernel: 4900 points; wanted 4096 at most"):
@@ -254,3 +275,6 @@ class TestLaps:
         learn_prior(likelihoods, start(), SETTINGS, tmp_path, **LAPS | {"laps": 1})
         with pytest.raises(SamplingError, match="holds draws of another run"):
             self.learn(likelihoods, start(), tmp_path, seed=1)
+        others = [posterior.GaussianLikelihood(like.operator, like.y + 1, 0.1) for like in likelihoods]
+        with pytest.raises(SamplingError, match="holds draws of another run"):
+            self.learn(others, start(), tmp_path)

@@ -92,7 +92,8 @@ def fit_gaussian(
         The fit.
 
     Raises:
-        ValueError: If there are no data, a likelihood is not linear and Gaussian, or there are too many unknowns.
+        ValueError: If there are no data, a likelihood is not linear and Gaussian, there are too many unknowns, ``start`` is no
+            covariance of them, or ``affines`` does not fit the data.
 
     References:
         Dempster, Laird, Rubin. Maximum likelihood from incomplete data via the EM algorithm. 1977. J. R. Stat. Soc. B 39(1).
@@ -102,8 +103,11 @@ def fit_gaussian(
     n = math.prod(event_shape)
     if not likelihoods or n > MOST_UNKNOWNS:
         raise ValueError(f"fit_gaussian: {len(likelihoods)} data of {n} unknowns; wanted data, and {MOST_UNKNOWNS} at most")
+    if laps < 0 or (affines is not None and len(affines) != len(likelihoods)):
+        got = f"{laps} laps over {len(likelihoods)} data, {'no' if affines is None else len(affines)} affine maps"
+        raise ValueError(f"fit_gaussian: {got}; wanted 0 laps or more, and a map for each of the data or none")
+    first = _start(start, n)
     data = [Measured.of(like, event_shape, Affine() if affines is None else affines[i]) for i, like in enumerate(likelihoods)]
-    first = start.double().numpy().copy() if isinstance(start, Tensor) else start * np.eye(n)
     best, objective = _Gaussian(np.zeros(n), first), -math.inf
     proposed, cycle, evidence = best, [best], []
     for lap in range(laps + 1):
@@ -129,6 +133,19 @@ def fit_gaussian(
             cycle = [proposed]
     fitted = torch.from_numpy(best.mean).reshape(event_shape)
     return GaussianFit(fitted, torch.from_numpy(best.cov), evidence)
+
+
+def _start(given: float | Tensor, n: int) -> np.ndarray:
+    start = torch.as_tensor(given, dtype=torch.float64).detach().cpu()
+    first = (start * torch.eye(n, dtype=torch.float64) if start.ndim == 0 else start).numpy().copy()
+    wanted = "a variance above zero or a positive definite covariance"
+    if first.shape != (n, n):
+        raise ValueError(f"fit_gaussian: start has shape {first.shape}; wanted {wanted} ({n}, {n})")
+    try:
+        np.linalg.cholesky(first)
+    except np.linalg.LinAlgError:
+        raise ValueError(f"fit_gaussian: start is not positive definite; wanted {wanted}") from None
+    return first
 
 
 @dataclass(frozen=True, eq=False)

@@ -76,13 +76,15 @@ def fit_kernel(
     if n > MOST_UNKNOWNS:
         raise ValueError(f"fit_kernel: {n} points; wanted {MOST_UNKNOWNS} at most")
     a = torch.as_tensor(amplitude, dtype=torch.float64).flatten()
-    if not likelihoods or parts < 1 or positions.ndim != 2 or len(positions) != n or a.numel() not in (1, n):
-        got = f"{len(likelihoods)} data, positions {tuple(positions.shape)}, {parts} parts"
+    if not likelihoods or parts < 1 or most < 1 or positions.ndim != 2 or len(positions) != n or a.numel() not in (1, n):
+        got = f"{len(likelihoods)} data, {most} of them at most, positions {tuple(positions.shape)}, {parts} parts"
         raise ValueError(f"fit_kernel: got {got}; wanted data, and a position and an amplitude for each of {n} points")
     used = np.linspace(0, len(likelihoods) - 1, min(most, len(likelihoods))).round().astype(int)
     data = [_Seen.of(likelihoods[i], event_shape, Affine() if affines is None else affines[i]) for i in used]
     apart = (positions.double()[:, None] - positions.double()).square()
-    extent = float(apart.sum(-1).max().sqrt())
+    if not apart.isfinite().all():
+        raise ValueError("fit_kernel: positions have values that are NaN or infinite; wanted finite numbers")
+    extent = float(apart.sum(-1).max().sqrt()) or 1.0  # where all points are in one place any length will do
     family = _Family(apart, a.expand(n), parts)
 
     def loss(x: np.ndarray) -> tuple[float, np.ndarray]:

@@ -8,6 +8,7 @@ the distribution of the fields than the prior was.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from posterior._tensors import write_tensors
-from posterior.checkpoint import SamplingError
+from posterior.checkpoint import SamplingError, data_fingerprint
 from posterior.driver import draw_seed, sample
 from posterior.likelihoods import Likelihood
 from posterior.priors.base import Prior
@@ -105,11 +106,12 @@ def learn_prior(
     if dates is not None and len(dates) != len(likelihoods):
         raise ValueError(f"learn_prior: {len(dates)} dates for {len(likelihoods)} data")
     sampler = sampler or GaussianBridge()
+    data = f"{data_fingerprint(likelihoods)}, dates {None if dates is None else [str(date) for date in dates]}"
     for lap in range(1, laps + 1):
         place = folder / f"lap-{lap}"
         place.mkdir(parents=True, exist_ok=True)
         chosen = np.random.default_rng([seed, lap]).permutation(len(likelihoods))[:count]
-        step = _Expectation(likelihoods, dates, sampler, seed, lap, dtype, progress)
+        step = _Expectation(likelihoods, dates, sampler, seed, lap, dtype, progress, hashlib.sha256(data.encode()).hexdigest())
         draws = step.draw(prior, np.sort(chosen), place / "draws.safetensors")
         # Neighbours in time resemble each other: what is held back is a stretch, not a sprinkling.
         back = round(held_back * count) if measure is not None else 0
@@ -142,6 +144,7 @@ class _Expectation:
     lap: int
     dtype: torch.dtype
     progress: Callable[[Lap], None] | None
+    data: str  # what tells the data apart
 
     def draw(self, prior: Prior, rows: np.ndarray, path: Path) -> Tensor:
         """One standardised field for each of ``rows``, kept in ``path`` on the way."""
@@ -171,7 +174,7 @@ class _Expectation:
         return there.affine.to_standard(made.samples.double()).float()[0]
 
     def _about(self) -> dict[str, str]:
-        return {"run": f"lap {self.lap}, seed {self.seed}, {len(self.likelihoods)} data, {self.sampler!r}"}
+        return {"run": f"lap {self.lap}, seed {self.seed}, {len(self.likelihoods)} data, {self.sampler!r}", "data": self.data}
 
     def _load(self, path: Path) -> dict[str, Tensor]:
         from safetensors import safe_open
