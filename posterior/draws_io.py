@@ -331,6 +331,8 @@ def open_tree(path: Path) -> Iterator[DataTree]:
     try:
         if tree.attrs.get("creation_library") != _LIBRARY or "posterior" not in tree.children:
             raise ValueError(f"{path} holds no draws written by posterior")
+        if tree.attrs.get("holds") == "trials":
+            raise ValueError(f"{path} holds trials of a calibration, which posterior calibrate scores; wanted draws")
         yield tree
     finally:
         tree.close()

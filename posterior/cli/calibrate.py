@@ -59,6 +59,8 @@ def calibrate(
         output = Path("calibration.nc") if file is None else named_after(file, "-calibration.nc")
     with one_sentence():
         check_output(output)
+        if (numbers := output.with_suffix(".json")).is_dir():
+            raise FileExistsError(f"{numbers} is a folder; wanted a name for a file")
         for name, share in (("--level", level), ("--delta", delta)):
             if share is not None and not 0 < share < 1:
                 raise ValueError(f"{name} is {share:g}; wanted a number between 0 and 1")

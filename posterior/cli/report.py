@@ -11,7 +11,7 @@ from posterior.cli._common import named_after, one_sentence
 
 
 def report(
-    file: Annotated[Path, typer.Argument(help="What a command or Draws.save wrote: .nc or .zarr.")],
+    file: Annotated[Path, typer.Argument(help="Draws that a command or Draws.save wrote: .nc or .zarr.")],
     output: Annotated[Path | None, typer.Option(help="Page to write; FILE's name with .html here if not given.")] = None,
     title: Annotated[str, typer.Option(help="Of the page; the name of the field if not given.")] = "",
 ) -> None:

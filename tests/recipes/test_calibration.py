@@ -8,6 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from posterior.cli import app
+from posterior.draws import load_draws
 from posterior.io.registry import fetch
 from posterior.recipes.calibration import PROBLEMS, SAMPLERS, make_problem, make_sampler, yardstick
 from posterior.recipes.calibration.problem import VALUES, Yardstick
@@ -165,3 +166,17 @@ class TestCommand:
             found = run(*arguments)
             assert found.exit_code == 2 and message in " ".join(found.output.split()), found.output
         assert not list(tmp_path.iterdir())
+        (tmp_path / "out.json").mkdir()
+        found = run("--problem", "gaussian-field", *out)
+        assert (
+            found.exit_code == 2
+            and "out.json is a folder" in " ".join(found.output.split())
+            and len(list(tmp_path.iterdir())) == 1
+        )
+
+    def test_trials_are_not_draws(self, tmp_path):
+        save_trials(Trials(Trial(a[0], a[1:]) for a in normal(30, 8, 3, 4)), tmp_path / "trials.nc")
+        with pytest.raises(ValueError, match="holds trials of a calibration.*wanted draws"):
+            load_draws(tmp_path / "trials.nc")
+        found = CliRunner().invoke(app, ["report", str(tmp_path / "trials.nc"), "--output", str(tmp_path / "a.html")])
+        assert found.exit_code == 2 and "holds trials" in " ".join(found.output.split())
