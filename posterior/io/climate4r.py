@@ -47,11 +47,13 @@ def read_climate4r(path: Path) -> Dataset:
 
 
 def _grid(parts: dict[str, Any], source: str) -> Dataset:
+    import rdata
     import xarray as xr
 
     name = str(_plain(_children(parts["Variable"])["varName"]))
-    values = _plain(parts["Data"])
+    values = np.asarray(rdata.conversion.convert(parts["Data"]))
     dims = _plain(_attributes(parts["Data"]).get("dimensions"))
+    dims = None if dims is None else np.atleast_1d(dims)
     if dims is None or len(dims) != values.ndim:
         raise FileError(
             f"{source}: the array of {name!r} has shape {values.shape} and dimensions {dims}; wanted a name for each"
@@ -60,6 +62,8 @@ def _grid(parts: dict[str, Any], source: str) -> Dataset:
     if projection not in (None, "LatLonProjection"):
         raise FileError(f"{source}: {name!r} is in projection {projection!r}; wanted latitudes and longitudes")
     x, y = (_plain(_children(parts["xyCoords"])[axis]) for axis in "xy")
+    if not {"start", "end"} <= set(_children(parts["Dates"])):
+        raise FileError(f"{source}: 'Dates' has no start and end, as in a multigrid; wanted a grid of one variable")
     dates = {end: _times(_children(parts["Dates"])[end], source) for end in ("start", "end")}
     return xr.Dataset(
         {name: ([str(dim) for dim in dims], values, _text(_attributes(parts["Variable"])))},
