@@ -304,11 +304,11 @@ def load(path: str | os.PathLike[str]) -> Draws:
 
 
 @contextmanager
-def open_tree(path: Path) -> Iterator[DataTree]:
+def open_tree(path: Path, trials: bool = False) -> Iterator[DataTree]:
     """The tree of a file that `save_tree` wrote; it is read as it is asked for, and closed in the end.
 
     Args:
-        path: Of the file.
+        path: Of the file; with ``trials`` it may be one that holds those of a calibration.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -331,7 +331,7 @@ def open_tree(path: Path) -> Iterator[DataTree]:
     try:
         if tree.attrs.get("creation_library") != _LIBRARY or "posterior" not in tree.children:
             raise ValueError(f"{path} holds no draws written by posterior")
-        if tree.attrs.get("holds") == "trials":
+        if tree.attrs.get("holds") == "trials" and not trials:
             raise ValueError(f"{path} holds trials of a calibration, which posterior calibrate scores; wanted draws")
         yield tree
     finally:

@@ -56,7 +56,7 @@ def attach(result: DataTree | str | os.PathLike[str], assessment: Assessment, ab
         return
     from posterior.draws_io import open_tree, save_tree
 
-    with open_tree(Path(result)) as tree:
+    with open_tree(Path(result), trials=True) as tree:
         kept = tree.load()
         attach(kept, assessment, about)
         save_tree(kept, result)
@@ -77,7 +77,7 @@ def evidence(result: DataTree | str | os.PathLike[str]) -> Assessment | None:
     if not isinstance(result, DataTree):
         from posterior.draws_io import open_tree
 
-        with open_tree(Path(result)) as tree:
+        with open_tree(Path(result), trials=True) as tree:
             return evidence(tree)
     if "calibration" not in result.children:
         return None
