@@ -291,11 +291,7 @@ def _remove(path: Path) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Draws:
-    """Read draws from NetCDF or Zarr; see `posterior.load_draws`.
-
-    Args:
-        path: What `save` wrote.
-    """
+    """Read draws from what `save` wrote; see `posterior.load_draws`."""
     with open_tree(Path(path)) as tree:
         try:
             return from_datatree(tree)
@@ -308,7 +304,8 @@ def open_tree(path: Path, trials: bool = False) -> Iterator[DataTree]:
     """The tree of a file that `save_tree` wrote; it is read as it is asked for, and closed in the end.
 
     Args:
-        path: Of the file; with ``trials`` it may be one that holds those of a calibration.
+        path: Of the file.
+        trials: Whether it may hold those of a calibration.
 
     Raises:
         FileNotFoundError: If there is no such file.
